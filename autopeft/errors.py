@@ -1,0 +1,99 @@
+"""One exception tree: a message that names place, value and what is allowed, and a hint that fixes it.
+
+Every class also inherits the built-in it refines, so `except ValueError` works too, and every instance survives
+`pickle` unchanged (trials fail in worker processes).
+"""
+
+from typing import Self
+
+
+class AutoPeftError(Exception):
+    """Anything this package raises on purpose.
+
+    Args:
+        message: What is wrong: the place, the value got, the values allowed.
+        hint: The edit or command that mends it; empty when there is none.
+    """
+
+    def __init__(self, message: str, /, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.message, self.hint)
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def at(self, place: str) -> Self:
+        """The same error with `place` put before the message."""
+        return type(self)(f"{place}: {self.message}", hint=self.hint)
+
+
+def _rebuild(kind: type[AutoPeftError], message: str, hint: str) -> AutoPeftError:
+    return kind(message, hint=hint)
+
+
+class InputError(AutoPeftError, ValueError):
+    """Something the user wrote is wrong; the command line exits with status 2."""
+
+
+class SpecError(InputError):
+    """A study file, option or Python argument is malformed."""
+
+
+class SpaceError(SpecError):
+    """A search space, domain, constraint or expression is malformed."""
+
+
+class ConfigurationError(InputError):
+    """A configuration is not a network of this space or this model."""
+
+
+class ModelError(InputError):
+    """A base model cannot be read, or does not have what was asked for."""
+
+
+class DataError(InputError):
+    """A data file, column, label or split is missing or unusable."""
+
+
+class StorageError(InputError):
+    """A study storage cannot be used: another program's database, a locked or a different study."""
+
+
+class NotFoundError(InputError, LookupError):
+    """A study, trial or pick that does not exist."""
+
+
+class TrialError(AutoPeftError, RuntimeError):
+    """One training run failed; the study records it and goes on. `kind` is a `FailureKind` value."""
+
+    kind = "crashed"
+
+
+class DivergedError(TrialError):
+    """Loss or metric became NaN or infinite."""
+
+    kind = "diverged"
+
+
+class OutOfMemoryError(TrialError, MemoryError):
+    """The device had no room for this configuration."""
+
+    kind = "oom"
+
+
+class DeadlineError(TrialError, TimeoutError):
+    """A trial ran past its deadline."""
+
+    kind = "timeout"
+
+
+class TrackingError(AutoPeftError, RuntimeError):
+    """The tracking server did not take something; never stops a study."""
+
+
+class MissingExtraError(AutoPeftError, ImportError):
+    """An optional dependency is absent; the hint is the pip line."""

@@ -1,0 +1,79 @@
+"""What a searcher sees of a study: trials, their states and what was measured."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from autopeft.objectives.measurement import Measurement
+from autopeft.spaces.configuration import Configuration
+
+
+class TrialState(StrEnum):
+    RUNNING = "running"
+    COMPLETED = "completed"
+    PRUNED = "pruned"
+    FAILED = "failed"
+
+    @property
+    def finished(self) -> bool:
+        return self is not TrialState.RUNNING
+
+
+class FailureKind(StrEnum):
+    OOM = "oom"
+    DIVERGED = "diverged"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    kind: FailureKind
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One configuration's life in a study. Finished trials never change."""
+
+    number: int
+    configuration: Configuration
+    state: TrialState
+    measurements: tuple[Measurement, ...] = ()
+    """One for each epoch reported, ascending."""
+    predicted: Mapping[str, float]
+    """Known or predicted objectives at proposal time, e.g. `{"parameters": 1536, "memory": 1.2e8}`."""
+    failure: Failure | None = None
+    """Set exactly when `state` is FAILED."""
+    seconds: float = 0.0
+    """Wall-clock seconds from start to end, as the driver saw them."""
+
+    @property
+    def final(self) -> Measurement | None:
+        """The last measurement of a completed trial; None otherwise."""
+        return self.measurements[-1] if self.state is TrialState.COMPLETED and self.measurements else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """All trials of a study, by number ascending."""
+
+    trials: tuple[Trial, ...] = ()
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self.trials)
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    def in_state(self, *states: TrialState) -> tuple[Trial, ...]:
+        return tuple(trial for trial in self.trials if trial.state in states)
+
+    @property
+    def completed(self) -> tuple[Trial, ...]:
+        return self.in_state(TrialState.COMPLETED)
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """Ids of every configuration ever proposed, running and failed ones among them."""
+        return frozenset(trial.configuration.id for trial in self.trials)

@@ -1,0 +1,60 @@
+"""What a PEFT method is to the search: its fields, its validity rules and its exact parameter count."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+from autopeft.spaces.configuration import FieldValue
+from autopeft.spaces.model_shape import ModelShape
+
+
+class FieldKind(StrEnum):
+    SIZE = "size"
+    """A whole number whose 0 means the module is absent; every method has exactly one."""
+    INTEGER = "integer"
+    REAL = "real"
+    BOOL = "bool"
+    CATEGORY = "category"
+    TARGETS = "targets"
+    """A non-empty set of linear sites of the layer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One setting of a method; every field may vary by layer."""
+
+    name: str
+    kind: FieldKind
+    default: FieldValue | None
+    """Value when the user says nothing; None for fields that must be given (sizes)."""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    help: str = ""
+
+
+class AbstractMethod(ABC):
+    """One PEFT method: a row of `autopeft.spaces.methods.METHODS`."""
+
+    name: ClassVar[str]
+    fields: ClassVar[tuple[Field, ...]]
+    source: ClassVar[str]
+    """Paper or code the definition follows."""
+
+    @abstractmethod
+    def parameters(self, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> int:
+        """Trainable numbers this method adds at `layer`, exactly."""
+
+    @abstractmethod
+    def check(self, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> None:
+        """Raise ConfigurationError when `values` cannot be built at `layer` (rank above the width, no such site)."""
+
+    @property
+    def size_field(self) -> Field:
+        return next(field for field in self.fields if field.kind is FieldKind.SIZE)
+
+    def field(self, name: str) -> Field:
+        """The field called `name`; KeyError when there is none."""
+        return {field.name: field for field in self.fields}[name]

@@ -1,0 +1,84 @@
+"""What a search must know of a base model without its weights."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+Json = Mapping[str, object]
+
+
+class Role(StrEnum):
+    """What a linear site does inside a transformer layer, whatever the architecture calls it."""
+
+    QUERY = "query"
+    KEY = "key"
+    VALUE = "value"
+    QUERY_KEY_VALUE = "query_key_value"
+    ATTENTION_OUTPUT = "attention_output"
+    MLP_GATE = "mlp_gate"
+    MLP_UP = "mlp_up"
+    MLP_DOWN = "mlp_down"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One linear map inside a layer."""
+
+    name: str
+    """Dotted path from the layer to the module, e.g. `attention.self.query`."""
+    d_in: int
+    d_out: int
+    bias: bool
+    role: Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """A base model as the search sees it; picklable, hashable, JSON both ways."""
+
+    family: str
+    """`model_type` of the Hugging Face config: `bert`, `llama`, ..."""
+    layer_path: str
+    """Dotted path of the layer list inside the bare base model, e.g. `encoder.layer` or `layers`."""
+    layers: tuple[tuple[Site, ...], ...]
+    """The linear sites of each layer, in module order; one row a layer."""
+    hidden_size: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    vocabulary_size: int
+    base_parameters: int
+    """Parameters of the bare base model (no task head), tied tensors counted once."""
+    embedding_parameters: int
+    causal: bool
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    """Attention implementation the model runs with: `eager` stores the probabilities, `sdpa` does not."""
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def kv_size(self) -> int:
+        """Width of one key (or value) row: heads for keys and values times head width."""
+        return self.n_kv_heads * self.head_dim
+
+    def site(self, layer: int, name: str) -> Site:
+        """The site called `name` in `layer`; KeyError when there is none."""
+        for site in self.layers[layer]:
+            if site.name == name:
+                return site
+        raise KeyError(name)
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Json) -> "ModelShape":
+        fields = dict(data)
+        rows = fields.pop("layers")
+        assert isinstance(rows, (list, tuple))
+        layers = tuple(tuple(Site(**{**site, "role": Role(site["role"])}) for site in row) for row in rows)
+        return cls(layers=layers, **fields)  # type: ignore[arg-type]  # JSON values checked by the dataclass users

@@ -1,0 +1,129 @@
+"""What a worker is told: which model and task, how to train, and one job."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autopeft.objectives.measurement import Measurement
+from autopeft.spaces.configuration import Configuration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A base model: hub id or local folder."""
+
+    name: str
+    revision: str | None = None
+    dtype: str | None = None
+    """Weights' dtype (`float32`, `bfloat16`, `float16`); None takes the checkpoint's."""
+    attention: str | None = None
+    """`sdpa` or `eager`; None takes the library's default."""
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSpec:
+    """Where the rows come from: local files by split, or a hub data set."""
+
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    hub: str | None = None
+    name: str | None = None
+    """Configuration name of a hub data set, e.g. `rte`."""
+    revision: str | None = None
+    validation_fraction: float = 0.1
+    """Share of train that becomes validation where the data has none."""
+    test_fraction: float = 0.1
+    """Share of train that becomes the held-out split where the data has none."""
+    max_train_rows: int | None = None
+    """Use only this many training rows (a seeded sample, the same for every trial)."""
+    max_validation_rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """What is learned and how it is scored."""
+
+    kind: str
+    """A key of `autopeft.trainers.task.TASKS`: `text-classification`, `causal-lm`."""
+    data: DataSpec
+    text: tuple[str, ...]
+    """One or two text columns."""
+    label: str | None
+    """Label column; None for tasks without one."""
+    metric: str
+    extra_metrics: tuple[str, ...] = ()
+    """Measured and stored too, not searched by."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSettings:
+    """How one configuration is trained; a configuration's own `training` entries override these by name."""
+
+    epochs: int = 3
+    batch_size: int = 32
+    evaluation_batch_size: int = 128
+    max_length: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    warmup_ratio: float = 0.06
+    schedule: str = "linear"
+    """`linear` (to zero), `cosine` or `constant`, each after the warm-up."""
+    clip_norm: float | None = 1.0
+    precision: str = "auto"
+    """`auto` (bf16 where the hardware is faster with it), `float32`, `bfloat16`."""
+    seed: int = 0
+    """Of the data split; each trial's own seed is in its job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainJob:
+    """One or more configurations for one worker, that share the base model."""
+
+    configurations: tuple[Configuration, ...]
+    seeds: tuple[int, ...]
+    """One a configuration: initialisation, data order, dropout."""
+    epochs: int
+    output_dirs: tuple[Path | None, ...] = ()
+    """Where each trained adapter is written (None: not kept); empty keeps none."""
+    evaluate_test: bool = False
+    """Also score the held-out split at the end (never during a search)."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """One configuration of a job finished an epoch, or failed."""
+
+    slot: int
+    """Index into the job's configurations."""
+    measurement: Measurement | None
+    failure: tuple[str, str] | None = None
+    """(kind, message) when this configuration failed; it reports nothing more."""
+    done: bool = False
+    """True on the last report of this configuration."""
+    test_metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class AbstractTrainer(ABC):
+    """Trains jobs in one process; long-lived: base model and tokenised data are loaded once.
+
+    Pickle-free: a worker builds its own from (ModelSpec, TaskSpec, TrainingSettings).
+    """
+
+    @abstractmethod
+    def run(self, job: TrainJob) -> Iterator[Report]:
+        """Train, yielding a report for every configuration and epoch. Closing the iterator stops training.
+
+        A configuration that diverges or runs out of memory yields one report with its failure; only a bug raises.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the model and the device memory."""
+
+
+TrainerFactory = type[AbstractTrainer]
+Reports = Sequence[Report]
