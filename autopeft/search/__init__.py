@@ -1,1 +1,1 @@
-"""search"""
+"""Which configuration next: search engines behind one interface (`autopeft.search.table.SEARCHERS`)."""

@@ -1,1 +1,29 @@
-"""trainers/adapters"""
+"""Adapters by method name; a row here and one in `autopeft.spaces.methods.METHODS` make a method."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, cast
+
+if TYPE_CHECKING:
+    from autopeft.trainers.adapters.adapter import Builder
+
+BUILDERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+    {
+        "lora": ("lora", "build_lora"),
+        "serial_adapter": ("serial", "build_serial"),
+        "parallel_adapter": ("parallel", "build_parallel"),
+        "prefix_tuning": ("prefix", "build_prefix"),
+    }
+)
+"""Method name to (module, function), in the order in which methods act where several meet at one module.
+
+LoRA is part of the map it updates, so the serial adapter sees its result; the serial adapter comes before the
+parallel one, so it sees the feed-forward block's own output: z + SA(z) + PA(x).
+"""
+
+
+def builder(method: str) -> "Builder":
+    """The function that builds `method` at one layer; KeyError for an unknown method. Loads torch on first use."""
+    module, function = BUILDERS[method]
+    return cast("Builder", getattr(import_module(f"{__name__}.{module}"), function))

@@ -1,0 +1,164 @@
+"""The verbs of the command line: parse, call one function, print. No logic lives here.
+
+Data goes to stdout, logs and progress to stderr. Exit status: 0 done, 1 failed, 2 wrong usage or wrong input.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from autopeft.errors import AutoPeftError, InputError
+
+DEFAULT_STORAGE = "sqlite:///autopeft.db"
+
+app = typer.Typer(
+    name="autopeft",
+    help="Searches how to fine-tune, and returns the Pareto front of quality, parameters and memory.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file.", show_default=False)]
+StudyName = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study's name in the storage, or its file.", show_default=False)
+]
+Storage = Annotated[str, typer.Option("--storage", metavar="URL", help="Where studies are kept.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a field of the study file; repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Data on stdout as JSON, nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what the libraries underneath say.")]
+
+
+@app.command()
+def search(
+    study: StudyFile,
+    storage: Storage = DEFAULT_STORAGE,
+    settings: Settings = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run (or resume) a study to its trial budget; Ctrl-C leaves it resumable."""
+    from autopeft.studies.commands import search as run
+
+    raise typer.Exit(
+        run(study, storage=storage, settings=settings or (), as_json=as_json, quiet=quiet, verbose=verbose)
+    )
+
+
+@app.command()
+def check(study: StudyFile, settings: Settings = None, as_json: Json = False) -> None:
+    """Validate a study file; print its dimensions, size, predicted costs and budget. Trains nothing."""
+    from autopeft.studies.commands import check as run
+
+    run(study, settings=settings or (), as_json=as_json)
+
+
+@app.command()
+def front(
+    study: StudyName,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: Json = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Write a chart: .html, .png or .svg.")
+    ] = None,
+) -> None:
+    """The Pareto front."""
+    from autopeft.studies.commands import front as run
+
+    run(study, storage=storage, as_json=as_json, plot=plot)
+
+
+@app.command()
+def trials(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
+    """Every trial with state, values, seconds and failure kind."""
+    from autopeft.studies.commands import trials as run
+
+    run(study, storage=storage, as_json=as_json)
+
+
+@app.command()
+def export(
+    study: StudyName,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new or empty folder.", show_default=False)],
+    pick: Annotated[
+        str, typer.Option("--pick", metavar="PICK", help="knee, best:OBJECTIVE, trial:N or 'accuracy >= 0.9, min memory'.")
+    ] = "knee",
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """Hand over a point of the front: configuration, trained adapter and card."""
+    from autopeft.studies.commands import export as run
+
+    run(study, pick=pick, out=out, storage=storage, as_json=as_json)
+
+
+@app.command()
+def studies(storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
+    """The studies in a storage."""
+    from autopeft.studies.commands import studies as run
+
+    run(storage=storage, as_json=as_json)
+
+
+@app.command()
+def sync(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
+    """Mirror to MLflow what is not there yet."""
+    from autopeft.studies.commands import sync as run
+
+    run(study, storage=storage, as_json=as_json)
+
+
+@app.command()
+def ui(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Open on this study's front.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on this machine.")] = 5000,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser on it.")] = True,
+) -> None:
+    """Start the MLflow UI on the study's tracking store, opened on the front."""
+    from autopeft.studies.commands import ui as run
+
+    run(study, storage=storage, port=port, open_browser=open_browser)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from autopeft import __version__
+
+        typer.echo(f"autopeft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+def fail(error: AutoPeftError) -> NoReturn:
+    """Print one message and its hint to stderr; leave with 2 for wrong input, 1 for anything else."""
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f" hint: {error.hint}", file=sys.stderr)
+    sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+def main() -> None:
+    """The entry point `autopeft`."""
+    try:
+        app()
+    except AutoPeftError as error:
+        fail(error)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)

@@ -1,0 +1,365 @@
+"""What one training step keeps for its backward pass, by a symbolic walk through the layers.
+
+The walk follows one fact per value, whether a gradient must flow back to it, and notes what each operation then keeps:
+
+- a frozen linear map keeps nothing but its own weight; it only passes the gradient on;
+- a trained one keeps its input, and its weight's copy where the weight was cast to the activations' dtype;
+- a normalisation keeps its input (root-mean-square norms compute in float32 and keep that copy);
+- an activation keeps its input or output, composite ones several tensors of that size;
+- a product keeps each factor that the other one's gradient needs;
+- fused attention keeps queries, keys, values, output, a number a row and head, and its mask in the activations' dtype;
+  eager attention keeps the probabilities, which fused attention computes again.
+
+Values in one storage are kept once, so everything is noted under a name. Below the lowest adapted layer no value needs
+a gradient and nothing is kept.
+
+Letters: N tokens of the batch, b bytes of one activation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+
+from autopeft.spaces.configuration import Configuration, FieldValue
+from autopeft.spaces.model_shape import ModelShape, Role, Site
+
+FLOAT32 = 4
+_INDEX = 8
+
+
+class _Block(Enum):
+    """How a layer is put together."""
+
+    POST_NORM = auto()
+    """x = norm(x + attention(x)); x = norm(x + mlp(x)): BERT and its kin."""
+    PRE_NORM = auto()
+    """x = x + attention(norm(x)); x = x + mlp(norm(x)): GPT-2, Llama and their kin."""
+    PARALLEL = auto()
+    """x = x + attention(norm(x)) + mlp(norm(x)): GPT-NeoX, GPT-J, Phi, Falcon."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Family:
+    """Facts about an architecture that its shape does not tell."""
+
+    block: _Block
+    rms: bool = False
+    """Root-mean-square norms computed in float32, else layer norms in the activations' dtype."""
+    rotary: bool = False
+    kept: float = 1.0
+    """Tensors of the feed-forward width that the activation keeps: 1 for one operation, 4 for a composite GELU."""
+    output_kept: bool = False
+    """The activation keeps its output (ReLU), not its input."""
+    double_norms: bool = False
+    """Attention and feed-forward are normalised before and after (Gemma 2)."""
+    query_norm: bool = False
+    """Queries and keys are normalised (Qwen 3)."""
+    float_softmax: bool = False
+    """Eager attention takes its softmax in float32."""
+    float_scores: bool = False
+    """Queries and keys are multiplied in float32 (GPT-J)."""
+    capped: bool = False
+    """Attention scores and logits pass a tanh (Gemma 2)."""
+    plain_fused: bool = False
+    """Fused attention falls back to separate products in float32 (Falcon's single key head)."""
+    shared_norm: bool = False
+    """Attention and feed-forward read one norm's output (GPT-J, Phi, Falcon)."""
+    head_keeps_all: bool = False
+    """The classification head reads a view of the last hidden states, which keeps all of them."""
+
+
+_POST = _Family(block=_Block.POST_NORM)
+_PLAIN = _Family(block=_Block.PRE_NORM)
+_LLAMA = _Family(block=_Block.PRE_NORM, rms=True, rotary=True, float_softmax=True)
+_NEOX = _Family(block=_Block.PARALLEL, rotary=True, float_softmax=True)
+_FAMILIES: Mapping[str, _Family] = {
+    "distilbert": replace(_POST, head_keeps_all=True),
+    "falcon": _Family(block=_Block.PARALLEL, rotary=True, shared_norm=True, plain_fused=True),
+    "gemma2": replace(_LLAMA, double_norms=True, capped=True),
+    "gemma3_text": replace(_LLAMA, double_norms=True, query_norm=True),
+    "gpt2": replace(_PLAIN, kept=4.0),
+    "gpt_neox": _NEOX,
+    "gptj": replace(_NEOX, kept=4.0, shared_norm=True, float_scores=True),
+    "modernbert": replace(_PLAIN, rotary=True, float_softmax=True, head_keeps_all=True),
+    "opt": replace(_PLAIN, output_kept=True, float_softmax=True),
+    "phi": replace(_NEOX, kept=4.0, shared_norm=True),
+    "qwen3": replace(_LLAMA, query_norm=True),
+    "starcoder2": replace(_PLAIN, kept=1.0, rotary=True, float_softmax=True),
+}
+
+
+def family_of(shape: ModelShape) -> _Family:
+    """The row of the architecture; an unknown one is a Llama when it is causal and gated, a GPT-2 with a plain
+    activation when it is only causal, a BERT otherwise.
+    """
+    if shape.family in _FAMILIES:
+        return _FAMILIES[shape.family]
+    roles = {site.role for site in shape.layers[0]}
+    if not shape.causal:
+        return _POST
+    return _LLAMA if Role.MLP_GATE in roles or _fused_gate(shape.layers[0]) else _PLAIN
+
+
+def _fused_gate(sites: tuple[Site, ...]) -> bool:
+    """Whether one map gives both the gate and the value (Phi-3, ModernBERT)."""
+    up, down = _of(sites, Role.MLP_UP), _of(sites, Role.MLP_DOWN)
+    return up is not None and down is not None and up.d_out == 2 * down.d_in
+
+
+def _of(sites: tuple[Site, ...], role: Role) -> Site | None:
+    return next((site for site in sites if site.role is role), None)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Walk:
+    """State of the walk: sizes, what is kept so far, and the adapters of the layer at hand."""
+
+    shape: ModelShape
+    family: _Family
+    batch_size: int
+    length: int
+    b: int
+    kept: dict[str, int] = field(default_factory=dict)
+    layer: int = 0
+    settings: dict[str, dict[str, FieldValue]] = field(default_factory=dict)
+
+    @property
+    def n_tokens(self) -> int:
+        return self.batch_size * self.length
+
+    def keep(self, name: str, n_values: float, *, bytes_each: int | None = None, shared: bool = False) -> None:
+        """Note a tensor of `n_values`; the same name in one layer (or anywhere, when shared) is one storage."""
+        key = name if shared else f"{self.layer}.{name}"
+        self.kept[key] = int(n_values * (self.b if bytes_each is None else bytes_each))
+
+    def keep_cast(self, name: str, n_values: float) -> None:
+        """A trained weight's copy in the activations' dtype; a float32 one is used as it is."""
+        if self.b != FLOAT32:
+            self.keep(name, n_values)
+
+    def keep_float(self, name: str, n_values: float) -> None:
+        """A tensor kept in float32: the value itself where that is its dtype, else a copy beside it."""
+        self.keep(name if self.b == FLOAT32 else f"{name}.float", n_values, bytes_each=FLOAT32)
+
+    def norm(self, name: str, *, grad: bool) -> None:
+        """A norm of the residual stream's width that reads the value called `name`."""
+        if not grad:
+            return
+        width = self.shape.hidden_size
+        if self.family.rms:
+            self.keep_float(name, self.n_tokens * width)
+            self.keep(f"{name}.scale", self.n_tokens, bytes_each=FLOAT32)
+        else:
+            self.keep(name, self.n_tokens * width)
+            self.keep(f"{name}.scale", 2 * self.n_tokens)
+
+    def linear(self, site: Site, x: str, *, grad: bool) -> bool:
+        """A map of the base that reads the value called `x`; whether its output needs a gradient."""
+        lora = self.settings.get("lora")
+        targets = lora["targets"] if lora else ()
+        if lora is None or not isinstance(targets, tuple) or site.name not in targets:
+            return grad
+        rank, dropout = _number(lora["rank"]), _number(lora.get("dropout", 0.0))
+        if dropout:
+            self.keep(f"{x}.dropped.{site.name}", self.n_tokens * site.d_in)
+            if grad:
+                self.keep(f"{x}.mask.{site.name}", self.n_tokens * site.d_in)
+        else:
+            self.keep(x, self.n_tokens * site.d_in)
+        if grad:
+            self.keep_cast(f"a.{site.name}", rank * site.d_in)
+        self.keep(f"hidden.{site.name}", self.n_tokens * rank)
+        self.keep_cast(f"b.{site.name}", rank * site.d_out)
+        return True
+
+    def bottleneck(self, method: str, x: str, *, grad: bool) -> bool:
+        """A bottleneck adapter that reads the value called `x`; whether it is there."""
+        setting = self.settings.get(method)
+        if setting is None:
+            return False
+        width, hidden = self.shape.hidden_size, _number(setting["bottleneck"])
+        twice = str(setting.get("activation", "relu")) in ("gelu", "silu")
+        self.keep(x, self.n_tokens * width)
+        self.keep(f"hidden.{method}", self.n_tokens * hidden * (2 if twice else 1))
+        if grad:
+            self.keep_cast(f"down.{method}", hidden * width)
+        self.keep_cast(f"up.{method}", hidden * width)
+        return True
+
+
+def _number(value: FieldValue) -> float:
+    assert isinstance(value, (int, float))
+    return float(value)
+
+
+def saved_bytes(
+    shape: ModelShape, configuration: Configuration, *, batch_size: int, length: int, bytes_each: int
+) -> int:
+    """Bytes that the layers keep for the backward pass of one step.
+
+    Args:
+        shape: The base model.
+        configuration: Adapters of a configuration that is valid for it.
+        batch_size: Rows of the batch.
+        length: Tokens of its longest row, to which all are padded.
+        bytes_each: Bytes of one activation: 4 in float32, 2 in bf16.
+    """
+    walk = _Walk(shape=shape, family=family_of(shape), batch_size=batch_size, length=length, b=bytes_each)
+    grad = False
+    for layer in range(shape.n_layers):
+        walk.layer = layer
+        walk.settings = {
+            setting.method: values for setting in configuration if (values := setting.at(layer)) is not None
+        }
+        grad = _layer(walk, shape.layers[layer], grad=grad)
+    if grad and walk.family.block is not _Block.POST_NORM:
+        walk.layer = shape.n_layers
+        walk.norm("x", grad=True)
+    return sum(walk.kept.values())
+
+
+def _layer(walk: _Walk, sites: tuple[Site, ...], *, grad: bool) -> bool:
+    """One layer whose input needs a gradient if `grad`; whether its output does."""
+    block = walk.family.block
+    if block is _Block.POST_NORM:
+        after = _attention(walk, sites, "input", grad=grad) or grad
+        walk.norm("sum.attention", grad=after)
+        last = _mlp(walk, sites, "middle", grad=after) or after
+        walk.norm("sum.mlp", grad=last)
+        return last
+    walk.norm("x", grad=grad)
+    after = _attention(walk, sites, "normed.attention", grad=grad) or grad
+    if walk.family.double_norms:
+        walk.norm("attention.out", grad=after)
+    if block is _Block.PARALLEL:
+        if not walk.family.shared_norm:
+            walk.norm("x", grad=grad)
+        name = "normed.attention" if walk.family.shared_norm else "normed.mlp"
+        return _mlp(walk, sites, name, grad=grad) or after
+    walk.norm("middle", grad=after)
+    last = _mlp(walk, sites, "normed.mlp", grad=after) or after
+    if walk.family.double_norms:
+        walk.norm("mlp.out", grad=last)
+    return last
+
+
+def _attention(walk: _Walk, sites: tuple[Site, ...], x: str, *, grad: bool) -> bool:
+    """Attention that reads the value called `x`; whether its output needs a gradient."""
+    fused = _of(sites, Role.QUERY_KEY_VALUE)
+    if fused is not None:
+        flags = dict.fromkeys((Role.QUERY, Role.KEY, Role.VALUE), walk.linear(fused, x, grad=grad))
+    else:
+        found = {role: _of(sites, role) for role in (Role.QUERY, Role.KEY, Role.VALUE)}
+        flags = {role: site is not None and walk.linear(site, x, grad=grad) for role, site in found.items()}
+    prefix = walk.settings.get("prefix_tuning")
+    n_prefix = int(_number(prefix["length"])) if prefix else 0
+    if prefix:
+        flags[Role.KEY] = flags[Role.VALUE] = True
+    grad_out = any(flags.values())
+    if grad_out and (walk.shape.attention == "eager" or walk.family.plain_fused):
+        _keep_eager(walk, flags, n_prefix=n_prefix)
+    elif grad_out:
+        _keep_fused(walk, flags, n_prefix=n_prefix, one_map=fused is not None)
+    if walk.family.rotary and grad_out:
+        walk.keep("rotation", 2 * walk.length * walk.shape.head_dim, shared=True)
+    output = _of(sites, Role.ATTENTION_OUTPUT)
+    return walk.linear(output, "context", grad=grad_out) if output is not None else grad_out
+
+
+def _keep_eager(walk: _Walk, flags: Mapping[Role, bool], *, n_prefix: int) -> None:
+    """What two matrix products and a softmax between them keep; each product keeps the factor the other needs."""
+    shape, family = walk.shape, walk.family
+    width, n_keys = shape.n_heads * shape.head_dim, walk.length + n_prefix
+    keys, scores = walk.batch_size * n_keys * width, walk.n_tokens * shape.n_heads * n_keys
+    in_float = family.plain_fused and shape.attention != "eager"
+    keep = walk.keep_float if in_float else walk.keep
+    keep_scored = walk.keep_float if in_float or family.float_scores else walk.keep
+    keep_softmax = walk.keep_float if in_float or family.float_softmax else walk.keep
+    if flags[Role.QUERY]:
+        keep_scored("key", keys)
+    if flags[Role.KEY]:
+        keep_scored("query", walk.n_tokens * width)
+    if flags[Role.QUERY] or flags[Role.KEY]:
+        keep("value", keys)
+        keep_softmax("probabilities", scores)
+        _keep_query_norm(walk, flags)
+        if family.capped:
+            walk.keep("capped", scores)
+    if flags[Role.VALUE]:
+        keep("probabilities", scores)
+
+
+def _keep_fused(walk: _Walk, flags: Mapping[Role, bool], *, n_prefix: int, one_map: bool) -> None:
+    """What fused attention keeps: it takes all of its gradients together, whichever of them are needed.
+
+    Queries, keys and values from one map are views of one tensor until rotation, repetition or a prefix copies them.
+    Grouped keys and values are repeated for every query head; a single one is only viewed so.
+    """
+    shape = walk.shape
+    query, n_keys = walk.n_tokens * shape.n_heads * shape.head_dim, walk.length + n_prefix
+    n_heads = 1 if shape.n_kv_heads == 1 else shape.n_heads
+    keys = walk.batch_size * n_keys * n_heads * shape.head_dim
+    copied = bool(n_prefix) or 1 < shape.n_kv_heads < shape.n_heads
+    if one_map and not (walk.family.rotary and copied):
+        walk.keep("query.key.value", walk.n_tokens * (shape.n_heads * shape.head_dim + 2 * shape.kv_size))
+    if not one_map or walk.family.rotary:
+        walk.keep("query", query)
+    if not one_map or walk.family.rotary or copied:
+        walk.keep("key", keys)
+    if not one_map or copied:
+        walk.keep("value", keys)
+    _keep_query_norm(walk, flags)
+    walk.keep("mask", walk.n_tokens * n_keys)
+    walk.keep("context", query)
+    walk.keep("log.sum", walk.n_tokens * shape.n_heads, bytes_each=FLOAT32)
+
+
+def _keep_query_norm(walk: _Walk, flags: Mapping[Role, bool]) -> None:
+    if not walk.family.query_norm:
+        return
+    for role, n_heads in ((Role.QUERY, walk.shape.n_heads), (Role.KEY, walk.shape.n_kv_heads)):
+        if flags[role]:
+            walk.keep_float(f"{role}.raw", walk.n_tokens * n_heads * walk.shape.head_dim)
+            walk.keep(f"{role}.scale", walk.n_tokens * n_heads, bytes_each=FLOAT32)
+
+
+def _mlp(walk: _Walk, sites: tuple[Site, ...], x: str, *, grad: bool) -> bool:
+    """A feed-forward block that reads the value called `x`; whether its output needs a gradient."""
+    up, down, gate = (_of(sites, role) for role in (Role.MLP_UP, Role.MLP_DOWN, Role.MLP_GATE))
+    if up is None or down is None:
+        return grad
+    width = walk.n_tokens * down.d_in
+    grad_up = walk.linear(up, x, grad=grad)
+    grad_gate = walk.linear(gate, x, grad=grad) if gate is not None else grad_up
+    if gate is not None or _fused_gate(sites):
+        if grad_gate:
+            walk.keep("gate", width)
+            walk.keep("up", width)
+        if grad_up:
+            walk.keep("gate.active", width)
+    elif grad_up:
+        if walk.family.output_kept:
+            walk.keep("active", width)
+        else:
+            walk.keep("up", walk.family.kept * width)
+    grad_down = walk.linear(down, "active", grad=grad_up or grad_gate)
+    serial = walk.bottleneck("serial_adapter", "mlp.out", grad=grad_down)
+    parallel = walk.bottleneck("parallel_adapter", x, grad=grad)
+    return grad_down or serial or parallel
+
+
+def head_bytes(shape: ModelShape, *, batch_size: int, length: int, n_labels: int | None, bytes_each: int) -> int:
+    """Bytes that the task head and the loss keep.
+
+    Language modelling keeps the log-probabilities of every target in float32, by far the largest tensor with a large
+    vocabulary. A decoder's classification head reads every token, an encoder's the first of each row.
+    """
+    family, n_tokens = family_of(shape), batch_size * length
+    if n_labels is None:
+        targets = batch_size * (length - 1)
+        capped = bytes_each * shape.vocabulary_size if family.capped else 0
+        return targets * (FLOAT32 * shape.vocabulary_size + capped + 2 * _INDEX)
+    rows = FLOAT32 * batch_size * (2 * shape.hidden_size + n_labels)
+    if shape.causal or (family.head_keeps_all and bytes_each == FLOAT32):
+        return FLOAT32 * n_tokens * shape.hidden_size + rows
+    return rows

@@ -1,0 +1,68 @@
+"""Bayesian search: a Gaussian process for the task metric, known costs as they are, closed-form improvement."""
+
+import logging
+from collections.abc import Sequence
+from typing import final
+
+import numpy as np
+
+from autopeft.search.belief import Belief
+from autopeft.search.candidates import best_candidate
+from autopeft.search.initial_design import design_size, initial_design
+from autopeft.search.searcher import AbstractSearcher, SearchProblem
+from autopeft.search.surrogate import SurrogateError
+from autopeft.search.trial import History
+from autopeft.search.unseen import draw_unseen
+from autopeft.spaces.configuration import Configuration
+
+_LOG = logging.getLogger(__name__)
+
+
+@final
+class BayesianSearcher(AbstractSearcher):
+    """An initial design, then the configurations of largest expected hypervolume improvement.
+
+    Several at once are chosen one after another, each as if those before it (and all running trials) had come out
+    as expected. Where no surrogate can be fitted the draw is uniform, and the log says why.
+    """
+
+    def __init__(self, problem: SearchProblem) -> None:
+        self._problem = problem
+        self._design: tuple[Configuration, ...] | None = None
+
+    def ask(self, history: History, n: int) -> Sequence[Configuration]:
+        """What is left of the design, then model-based proposals; see `AbstractSearcher.ask`."""
+        rng = np.random.default_rng([self._problem.seed, len(history)])
+        chosen = self._designed(history, n)
+        if len(chosen) < n:
+            chosen += self._modelled(history, chosen, n - len(chosen), rng=rng)
+        seen = history.ids | {one.id for one in chosen}
+        return [*chosen, *draw_unseen(self._problem.space, rng, n - len(chosen), seen=seen)]
+
+    def _designed(self, history: History, n: int) -> list[Configuration]:
+        room = min(design_size(self._problem) - len(history), n)
+        if room <= 0:
+            return []
+        if self._design is None:
+            self._design = initial_design(self._problem)
+        return [one for one in self._design if one.id not in history.ids][:room]
+
+    def _modelled(
+        self, history: History, pending: Sequence[Configuration], n: int, *, rng: np.random.Generator
+    ) -> list[Configuration]:
+        chosen: list[Configuration] = []
+        excluded = {trial.configuration for trial in history} | set(pending)
+        try:
+            belief = Belief.of(self._problem, history).fantasise(pending)
+            while len(chosen) < n:
+                found = best_candidate(
+                    self._problem.space, belief.improvement(), parents=belief.front, excluded=excluded, rng=rng
+                )
+                if found is None:
+                    break
+                chosen.append(found)
+                excluded.add(found)
+                belief = belief.fantasise([found]) if len(chosen) < n else belief
+        except SurrogateError as error:
+            _LOG.info("drawing uniformly: %s", error)
+        return chosen

@@ -1,0 +1,116 @@
+"""Where the acquisition is looked at: uniform draws, changed and crossed front points, and their neighbours."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+
+import numpy as np
+
+from autopeft.errors import ConfigurationError
+from autopeft.objectives.pareto import Array
+from autopeft.spaces.configuration import Configuration
+from autopeft.spaces.space import SearchSpace
+
+Score = Callable[[Sequence[Configuration]], Array]
+"""`[n]` acquisition values of n configurations, larger better."""
+
+UNIFORM, MUTATED, CROSSED = 192, 96, 48
+"""Seeds of each kind."""
+
+STARTS = 3
+"""Best seeds from which a local search starts."""
+
+MAX_STEPS = 40
+"""Moves of one local search; each improves the acquisition, so this ends only very long climbs."""
+
+MAX_NEIGHBOURS = 160
+"""Neighbours looked at in one move, drawn without replacement where there are more."""
+
+
+def decoded(space: SearchSpace, vector: Array) -> Configuration | None:
+    """The configuration at `vector` `[d]` in [0, 1], None where there is no valid one."""
+    try:
+        configuration = space.decode(vector)
+    except ConfigurationError:
+        return None
+    return configuration if space.admits(configuration) else None
+
+
+def best_candidate(
+    space: SearchSpace,
+    score: Score,
+    *,
+    parents: Sequence[Configuration],
+    excluded: AbstractSet[Configuration],
+    rng: np.random.Generator,
+) -> Configuration | None:
+    """The best configuration found by a discrete local search, never one of `excluded`.
+
+    Args:
+        space: Where to look.
+        score: What to maximise; a larger value is better.
+        parents: Front points, to be changed in one to three dimensions and crossed with each other.
+        excluded: Evaluated and pending ones. The search does not pass through them either. Configurations are
+            compared by value, which for a canonical one is the same as by id and ten times as fast.
+        rng: Decides the seeds and, through their order, ties.
+
+    Returns:
+        The best configuration, None when every seed is excluded.
+    """
+    seeds = list(_distinct(_seeds(space, parents, rng), excluded))
+    if not seeds:
+        return None
+    values = score(seeds)
+    order = np.argsort(-values, kind="stable")[:STARTS]
+    ends = [_climb(space, score, seeds[index], float(values[index]), excluded=excluded, rng=rng) for index in order]
+    return max(ends, key=lambda end: end[1])[0]
+
+
+def _climb(
+    space: SearchSpace,
+    score: Score,
+    start: Configuration,
+    value: float,
+    *,
+    excluded: AbstractSet[Configuration],
+    rng: np.random.Generator,
+) -> tuple[Configuration, float]:
+    """Best-improvement moves over one-exchange neighbours until none improves."""
+    here = start
+    for _ in range(MAX_STEPS):
+        near = list(_distinct(space.neighbours(here), excluded))
+        if len(near) > MAX_NEIGHBOURS:
+            near = [near[index] for index in np.sort(rng.choice(len(near), MAX_NEIGHBOURS, replace=False))]
+        if not near:
+            break
+        values = score(near)
+        best = int(np.argmax(values))
+        if not values[best] > value:
+            break
+        here, value = near[best], float(values[best])
+    return here, value
+
+
+def _seeds(space: SearchSpace, parents: Sequence[Configuration], rng: np.random.Generator) -> Iterator[Configuration]:
+    yield from space.sample(rng, UNIFORM)
+    vectors = [space.encode(parent) for parent in parents]
+    if not vectors or not len(vectors[0]):
+        return
+    for _ in range(MUTATED):
+        vector = vectors[rng.integers(len(vectors))].copy()
+        changed = rng.choice(len(vector), size=min(int(rng.integers(1, 4)), len(vector)), replace=False)
+        vector[changed] = rng.random(len(changed))
+        if (child := decoded(space, vector)) is not None:
+            yield child
+    for _ in range(CROSSED if len(vectors) > 1 else 0):
+        first, second = rng.choice(len(vectors), size=2, replace=False)
+        vector = np.where(rng.random(len(vectors[0])) < 0.5, vectors[first], vectors[second])
+        if (child := decoded(space, vector)) is not None:
+            yield child
+
+
+def _distinct(configurations: Iterable[Configuration], excluded: AbstractSet[Configuration]) -> Iterator[Configuration]:
+    seen = set(excluded)
+    for configuration in configurations:
+        if configuration not in seen:
+            seen.add(configuration)
+            yield configuration

@@ -1,0 +1,209 @@
+"""A Gaussian process for what only training tells, fitted by BoTorch and evaluated in NumPy.
+
+BoTorch finds the hyper-parameters; the posterior is then a Cholesky factor here, because the local search asks it
+for a few dozen candidates hundreds of times, and a GPyTorch call costs milliseconds whatever its size.
+"""
+
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_solve, cholesky, solve_triangular
+
+from autopeft.errors import AutoPeftError
+from autopeft.objectives.pareto import Array
+
+if TYPE_CHECKING:
+    from botorch.models import SingleTaskGP
+
+MAX_ITERATIONS = 75
+"""L-BFGS steps of a fit; at 200 points they give the accuracy of the default limit in a twentieth of its time."""
+
+REFRESH_ABOVE = 50
+"""Observations from which on the hyper-parameters are found again only when there are a tenth more."""
+
+_SQRT5 = float(np.sqrt(5.0))
+
+
+class SurrogateError(AutoPeftError, ArithmeticError):
+    """The surrogate could not be fitted to these observations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hyperparameters:
+    """Of a Matern-5/2 process with unit signal variance on standardised outcomes."""
+
+    lengthscales: Array
+    """`[d]`."""
+    noise: float
+    """Noise variance."""
+    constant: float
+    """Prior mean."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GaussianProcess:
+    """A posterior over functions of [0, 1]^d, in the outcome's own unit. Build one with `fit` or `condition`."""
+
+    hyperparameters: Hyperparameters
+    x: Array
+    """`[n, d]` inputs."""
+    z: Array
+    """`[n]` standardised outcomes."""
+    location: float
+    scale: float
+    """An outcome is location + scale * z."""
+    factor: Array
+    """`[n, n]` lower Cholesky factor of the kernel matrix with noise."""
+    weights: Array
+    """`[n]` the kernel matrix with noise, inverted, times (z - constant)."""
+
+    def posterior(self, x: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation of the noise-free function at `x`.
+
+        Args:
+            x: `[q, d]`.
+
+        Returns:
+            `[q]` means, `[q]` deviations (>= 0). Cost: O(q n^2).
+        """
+        cross = matern(x, self.x, self.hyperparameters.lengthscales)
+        mean = self.hyperparameters.constant + cross @ self.weights
+        solved = solve_triangular(self.factor, cross.T, lower=True, check_finite=False)
+        variance = np.maximum(1.0 - (solved**2).sum(axis=0), 0.0)
+        return self.location + self.scale * mean, self.scale * np.sqrt(variance)
+
+    def fantasise(self, x: Array) -> "GaussianProcess":
+        """The posterior had each of `x` been observed at its present posterior mean ("kriging believer").
+
+        Args:
+            x: `[q, d]`; none leaves the process as it is.
+
+        Raises:
+            SurrogateError: The kernel matrix became singular.
+
+        Source: Ginsbourger, Le Riche and Carraro 2010. Hyper-parameters and means stay, deviations shrink.
+        """
+        if not len(x):
+            return self
+        z = (self.posterior(x)[0] - self.location) / self.scale
+        return condition(
+            self.hyperparameters,
+            np.vstack([self.x, x]),
+            np.concatenate([self.z, z]),
+            location=self.location,
+            scale=self.scale,
+        )
+
+
+def matern(a: Array, b: Array, lengthscales: Array) -> Array:
+    """`[n, m]` Matern-5/2 correlations of the rows of `a` `[n, d]` and `b` `[m, d]`."""
+    a, b = a / lengthscales, b / lengthscales
+    squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2.0 * (a @ b.T)
+    distance = _SQRT5 * np.sqrt(np.maximum(squared, 0.0))
+    return (1.0 + distance + distance**2 / 3.0) * np.exp(-distance)
+
+
+def condition(
+    hyperparameters: Hyperparameters, x: Array, z: Array, *, location: float, scale: float
+) -> GaussianProcess:
+    """The posterior given standardised outcomes `z` `[n]` at `x` `[n, d]`. Cost: O(n^3).
+
+    Raises:
+        SurrogateError: The kernel matrix is singular, or something is not finite.
+    """
+    kernel = matern(x, x, hyperparameters.lengthscales)
+    kernel[np.diag_indices_from(kernel)] = 1.0 + hyperparameters.noise
+    try:
+        factor = cholesky(kernel, lower=True)
+        weights = cho_solve((factor, True), z - hyperparameters.constant)
+    except (LinAlgError, ValueError) as error:
+        raise SurrogateError(f"kernel matrix of {len(x)} observations: {error}") from error
+    return GaussianProcess(
+        hyperparameters=hyperparameters, x=x, z=z, location=location, scale=scale, factor=factor, weights=weights
+    )
+
+
+def fit(x: Array, y: Array, *, seed: int) -> GaussianProcess:
+    """The posterior of a process fitted to outcomes `y` at `x`, by maximum a posteriori.
+
+    Length-scales have the log-normal prior that grows with the square root of the dimension, the noise variance a
+    log-normal prior. Outcomes are standardised; a constant outcome is fitted as one, with unit scale. Above 50
+    observations the hyper-parameters are those of the first 50, 55, 60, 66, ... (a tenth more each time), which are
+    remembered; the posterior always rests on all observations.
+
+    Args:
+        x: `[n, d]` in [0, 1], n >= 2, oldest first.
+        y: `[n]`.
+        seed: Of the restarts that BoTorch makes when a fit fails; the process-wide random state is left alone.
+
+    Raises:
+        SurrogateError: The fit failed, the kernel matrix is singular, or something is not finite.
+
+    Source: Hvarfner, Hellsten and Nardi 2024, "Vanilla Bayesian Optimization Performs Great in High Dimensions".
+    """
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise SurrogateError(f"an input or outcome of {len(x)} observations is not finite")
+    first = _refreshed_at(len(x))
+    hyperparameters = _remembered(x[:first].tobytes(), _standardised(y[:first])[0].tobytes(), n=first, seed=seed)
+    z, location, scale = _standardised(y)
+    return condition(hyperparameters, x, z, location=location, scale=scale)
+
+
+def _standardised(y: Array) -> tuple[Array, float, float]:
+    location, scale = float(y.mean()), float(y.std()) or 1.0
+    return (y - location) / scale, location, scale
+
+
+def _refreshed_at(n: int) -> int:
+    """The largest of 50, 55, 60, 66, ... that is not above `n`; `n` itself below."""
+    if n < REFRESH_ABOVE:
+        return n
+    size = REFRESH_ABOVE
+    while (larger := size + size // 10) <= n:
+        size = larger
+    return size
+
+
+@lru_cache(maxsize=16)
+def _remembered(x: bytes, z: bytes, *, n: int, seed: int) -> Hyperparameters:
+    """`_maximise` of the float64 arrays with these bytes; a fit takes up to a second, so equal ones are kept."""
+    return _maximise(np.frombuffer(x).reshape(n, -1), np.frombuffer(z), seed=seed)
+
+
+def _maximise(x: Array, z: Array, *, seed: int) -> Hyperparameters:
+    import torch
+    from botorch.exceptions import ModelFittingError
+    from botorch.fit import fit_gpytorch_mll
+    from gpytorch.mlls import ExactMarginalLogLikelihood
+    from linear_operator.utils.errors import NanError, NotPSDError
+
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            torch.random.manual_seed(seed)
+            model = _model(x, z)
+            likelihood = ExactMarginalLogLikelihood(model.likelihood, model)
+            fit_gpytorch_mll(likelihood, optimizer_kwargs={"options": {"maxiter": MAX_ITERATIONS}})
+    except (ModelFittingError, NotPSDError, NanError, RuntimeError, ValueError) as error:
+        raise SurrogateError(f"fit to {len(x)} observations: {error}") from error
+    return Hyperparameters(
+        lengthscales=model.covar_module.lengthscale.detach().numpy().reshape(-1).astype(np.float64),
+        noise=float(model.likelihood.noise.detach()),
+        constant=float(model.mean_module.constant.detach()),
+    )
+
+
+def _model(x: Array, z: Array) -> "SingleTaskGP":
+    import torch
+    from botorch.models import SingleTaskGP
+    from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
+
+    return SingleTaskGP(
+        torch.from_numpy(np.array(x, dtype=np.float64)),
+        torch.from_numpy(np.array(z, dtype=np.float64)[:, None]),
+        covar_module=get_covar_module_with_dim_scaled_prior(ard_num_dims=x.shape[1], use_rbf_kernel=False),
+        outcome_transform=None,
+    )

@@ -1,0 +1,55 @@
+"""The table of search engines: one file each, one row each; an engine's libraries load when it is made."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from autopeft.errors import SpecError
+from autopeft.search.searcher import AbstractSearcher, SearchProblem
+
+Factory = Callable[[SearchProblem], AbstractSearcher]
+
+
+def _random(problem: SearchProblem) -> AbstractSearcher:
+    from autopeft.search.random_search import RandomSearcher
+
+    return RandomSearcher(problem)
+
+
+def _sobol(problem: SearchProblem) -> AbstractSearcher:
+    from autopeft.search.sobol import SobolSearcher
+
+    return SobolSearcher(problem)
+
+
+def _nsga2(problem: SearchProblem) -> AbstractSearcher:
+    from autopeft.search.evolutionary import EvolutionarySearcher
+
+    return EvolutionarySearcher(problem)
+
+
+def _bayesian(problem: SearchProblem) -> AbstractSearcher:
+    from autopeft.search.bayesian import BayesianSearcher
+
+    return BayesianSearcher(problem)
+
+
+SEARCHERS: dict[str, Factory] = {
+    "bayesian": _bayesian,
+    "nsga2": _nsga2,
+    "random": _random,
+    "sobol": _sobol,
+}
+"""Every engine by the name a study file gives it."""
+
+
+def make_searcher(engine: str, problem: SearchProblem) -> AbstractSearcher:
+    """The engine of that name, for `problem`.
+
+    Raises:
+        SpecError: No such engine.
+    """
+    if engine not in SEARCHERS:
+        near = get_close_matches(engine, SEARCHERS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"engines are {', '.join(SEARCHERS)}"
+        raise SpecError(f"search.engine: got {engine!r}; engines are {', '.join(SEARCHERS)}", hint=hint)
+    return SEARCHERS[engine](problem)

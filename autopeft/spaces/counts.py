@@ -1,0 +1,94 @@
+"""Exact trainable parameters of configurations of one structure, and the range they lie in."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar, cast, final
+
+from autopeft.spaces.bound import BoundField
+from autopeft.spaces.configuration import Configuration, FieldValue, MethodSetting
+from autopeft.spaces.methods import METHODS
+from autopeft.spaces.model_shape import ModelShape
+from autopeft.spaces.structure import BoundMethod, Structure
+
+_CACHED = 200_000
+Key = TypeVar("Key")
+
+
+@final
+class ParameterCounter:
+    """Adds the methods' closed forms over layers; remembers rows and whole method settings."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        self._shape = shape
+        kinds: dict[object, int] = {}
+        self._kind = [kinds.setdefault(row, len(kinds)) for row in shape.layers]
+        self._rows: dict[tuple[object, ...], int] = {}
+        self._settings: dict[MethodSetting, int] = {}
+
+    def __call__(self, configuration: Configuration) -> int:
+        total = 0
+        for setting in configuration.methods:
+            count = self._settings.get(setting)
+            if count is None:
+                count = self._count(setting)
+                _remember(self._settings, setting, count)
+            total += count
+        return total
+
+    def _count(self, setting: MethodSetting) -> int:
+        names = [name for name, _ in setting.fields]
+        columns = [column for _, column in setting.fields]
+        return sum(
+            self.row(setting.method, layer, names, row)
+            for layer, row in zip(setting.layers, zip(*columns, strict=True), strict=True)
+        )
+
+    def row(self, method: str, layer: int, names: Sequence[str], row: Sequence[FieldValue]) -> int:
+        """Parameters of `method` at `layer` with the field values `row`."""
+        key = (method, self._kind[layer], *row)
+        if key not in self._rows:
+            values = dict(zip(names, row, strict=True))
+            _remember(self._rows, key, METHODS[method].parameters(self._shape, layer=layer, values=values))
+        return self._rows[key]
+
+    def limits(self, structure: Structure) -> tuple[int, int]:
+        """A lower and an upper bound of the parameters of every configuration of `structure`."""
+        least: list[int] = []
+        most = 0
+        for method in structure.methods:
+            for position, layer in enumerate(structure.layers):
+                small, large = corner(method, position, high=False), corner(method, position, high=True)
+                least.append(self.row(method.name, layer, list(small), list(small.values())) if small else 0)
+                most += self.row(method.name, layer, list(large), list(large.values())) if large else 0
+        return max(1, min((count for count in least if count), default=1)), max(most, 1)
+
+
+def _remember(cache: dict[Key, int], key: Key, count: int) -> None:
+    if len(cache) >= _CACHED:
+        cache.clear()
+    cache[key] = count
+
+
+def corner(method: BoundMethod, position: int, *, high: bool) -> dict[str, FieldValue]:
+    """The smallest or largest values of `method` at `position`; empty when its size can only be 0."""
+    sizes = cast(Sequence[int], method.size.levels)
+    size = sizes[-1] if high or sizes[0] else next((level for level in sizes if level), 0)
+    if not size:
+        return {}
+    values: dict[str, FieldValue] = {method.size.field.name: size}
+    for field in method.others:
+        values[field.field.name] = _targets(field, position, high=high) if field.sites else _any_level(field)
+    return values
+
+
+def _targets(field: BoundField, position: int, *, high: bool) -> FieldValue:
+    assert field.sites is not None
+    sets = list(field.sites[position].values())
+    if not high:
+        return min(sets, key=len)
+    everything = {name for names in sets for name in names}
+    order: Mapping[str, None] = dict.fromkeys(name for names in sorted(sets, key=len, reverse=True) for name in names)
+    return tuple(name for name in order if name in everything)
+
+
+def _any_level(field: BoundField) -> FieldValue:
+    return cast(FieldValue, field.cells[0].default)

@@ -1,0 +1,39 @@
+"""Low-rank updates of chosen linear maps."""
+
+from collections.abc import Mapping
+from typing import final
+
+from autopeft.errors import ConfigurationError
+from autopeft.spaces.configuration import FieldValue
+from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind
+from autopeft.spaces.methods.rules import size_of, target_sites
+from autopeft.spaces.model_shape import ModelShape
+
+
+@final
+class Lora(AbstractMethod):
+    """y += (alpha / rank) * B A dropout(x) on each target; B starts at zero."""
+
+    name = "lora"
+    source = "Hu et al. 2021 (arXiv 2106.09685)"
+    fields = (
+        Field(name="rank", kind=FieldKind.SIZE, default=None, low=0, help="rows of A, columns of B"),
+        Field(name="targets", kind=FieldKind.TARGETS, default=("query-value",), help="linear maps of the layer"),
+        Field(name="alpha", kind=FieldKind.REAL, default=16.0, low=1e-6, high=1e6, help="scale is alpha / rank"),
+        Field(name="dropout", kind=FieldKind.REAL, default=0.0, low=0.0, high=0.99, help="of the input of A"),
+    )
+
+    def parameters(self, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> int:
+        rank = size_of(self.name, "rank", values)
+        sites = target_sites(self.name, shape, layer=layer, values=values)
+        return rank * sum(site.d_in + site.d_out for site in sites)
+
+    def check(self, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> None:
+        rank = size_of(self.name, "rank", values)
+        for site in target_sites(self.name, shape, layer=layer, values=values):
+            width = min(site.d_in, site.d_out)
+            if rank > width:
+                raise ConfigurationError(
+                    f"lora.rank: {rank} is above the width {width} of {site.name} in layer {layer}",
+                    hint=f"use ranks up to {width}, or leave {site.name} out of the targets",
+                )

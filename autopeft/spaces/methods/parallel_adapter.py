@@ -1,0 +1,31 @@
+"""Parallel bottleneck adapter beside the feed-forward block."""
+
+from collections.abc import Mapping
+from typing import final
+
+from autopeft.spaces.configuration import FieldValue
+from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind
+from autopeft.spaces.methods.rules import bottleneck_parameters, check_bottleneck
+from autopeft.spaces.methods.serial_adapter import ACTIVATIONS
+from autopeft.spaces.model_shape import ModelShape
+
+
+@final
+class ParallelAdapter(AbstractMethod):
+    """From the input x of the feed-forward block: scale * up(act(down(x))) is added to its output, with biases."""
+
+    name = "parallel_adapter"
+    source = "He et al. 2022, MAM (arXiv 2110.04366)"
+    fields = (
+        Field(name="bottleneck", kind=FieldKind.SIZE, default=None, low=0, help="width between down and up"),
+        Field(name="activation", kind=FieldKind.CATEGORY, default="relu", choices=ACTIVATIONS, help="act"),
+        Field(
+            name="scale", kind=FieldKind.REAL, default=4.0, low=1e-6, high=1e3, help="factor of the adapter's output"
+        ),
+    )
+
+    def parameters(self, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> int:
+        return bottleneck_parameters(shape, values)
+
+    def check(self, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> None:
+        check_bottleneck(self.name, shape, layer=layer, values=values)

@@ -1,0 +1,58 @@
+"""Checks and counts that several methods share."""
+
+from collections.abc import Mapping
+
+from autopeft.errors import ConfigurationError
+from autopeft.spaces.configuration import FieldValue
+from autopeft.spaces.model_shape import ModelShape, Role, Site
+
+
+def size_of(method: str, field: str, values: Mapping[str, FieldValue]) -> int:
+    """The positive whole number `values[field]`.
+
+    Raises:
+        ConfigurationError: When it is anything else.
+    """
+    size = values[field]
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ConfigurationError(
+            f"{method}.{field}: {size!r} is not a whole number from 1", hint="a module that is absent has no size"
+        )
+    return size
+
+
+def target_sites(method: str, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> tuple[Site, ...]:
+    """The sites named in `values["targets"]` at `layer`.
+
+    Raises:
+        ConfigurationError: When there is none, or one that the layer lacks.
+    """
+    names = values["targets"]
+    known = {site.name: site for site in shape.layers[layer]}
+    if not isinstance(names, tuple) or not names:
+        raise ConfigurationError(f"{method}.targets: {names!r} is no list of sites", hint="name at least one site")
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise ConfigurationError(
+            f"{method}.targets: layer {layer} has no {missing[0]!r}; it has {', '.join(known)}",
+            hint="name a site of the model",
+        )
+    return tuple(known[name] for name in names)
+
+
+def bottleneck_parameters(shape: ModelShape, values: Mapping[str, FieldValue]) -> int:
+    """Down (h by b, with bias) and up (b by h, with bias): 2hb + b + h."""
+    bottleneck = size_of("adapter", "bottleneck", values)
+    return 2 * shape.hidden_size * bottleneck + bottleneck + shape.hidden_size
+
+
+def check_bottleneck(method: str, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> None:
+    """Raise ConfigurationError when the layer has no feed-forward block, or the size is no positive number."""
+    size_of(method, "bottleneck", values)
+    roles = {site.role for site in shape.layers[layer]}
+    for role in (Role.MLP_UP, Role.MLP_DOWN):
+        if role not in roles:
+            raise ConfigurationError(
+                f"{method}: layer {layer} of this {shape.family} model has no {role} site, so no feed-forward block",
+                hint=f"leave {method} out, or list the layers that have one under 'layers'",
+            )

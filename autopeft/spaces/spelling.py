@@ -1,0 +1,129 @@
+"""Between a network and the values of the dimensions it depends on."""
+
+from collections.abc import Mapping, Sequence
+
+from autopeft.errors import ConfigurationError
+from autopeft.spaces.configuration import Configuration, MethodSetting, Scalar
+from autopeft.spaces.dimension import Cell, Level
+from autopeft.spaces.structure import BoundMethod, Structure
+from autopeft.spaces.suggest import nearest
+
+
+def assemble(structure: Structure, values: Mapping[str, object]) -> Configuration:
+    """The network that `values` mean; values of dimensions that are inactive are not looked at.
+
+    Raises:
+        ConfigurationError: A missing or wrong value, a name that is no dimension, or no network.
+    """
+    known = {dimension.name for dimension in structure.dimensions}
+    for name in values:
+        if name not in known:
+            raise ConfigurationError(f"{name}: no such dimension", hint=nearest(name, known) or "leave it out")
+    return build_from(structure, values)
+
+
+def build_from(structure: Structure, values: Mapping[str, object]) -> Configuration:
+    """`assemble` for values whose names are known to be right."""
+    cells = structure.mask_cells
+    on = (
+        [position for position, cell in enumerate(cells) if cell.read(values)]
+        if cells
+        else range(len(structure.layers))
+    )
+    return structure.build(on, lambda cell: cell.read(values))
+
+
+def spell(structure: Structure, configuration: Configuration) -> dict[str, Scalar]:
+    """Values of the active dimensions of `configuration`, in the order of the space's dimensions.
+
+    Raises:
+        ConfigurationError: It is not in this space; says where.
+    """
+    levels = cell_levels(structure, configuration)
+    values: dict[str, Scalar] = {}
+    for cell in structure.cells:
+        level = levels.get(cell.name) if cell.dimensions else None
+        if isinstance(level, tuple):
+            values.update(cell.write(level))
+        elif level is not None:
+            values[cell.name] = level
+    return values
+
+
+def cell_levels(structure: Structure, configuration: Configuration) -> dict[str, Level]:
+    """Levels of the active cells of `configuration`, by cell name; see `spell`."""
+    positions = _positions(structure, configuration)
+    on: Sequence[int] = range(len(structure.layers))
+    levels: dict[str, Level] = {}
+    if structure.mask is not None:
+        on = sorted({position for row in positions.values() for position in row})
+        unmasked = set(on)
+        levels = {cell.name: index in unmasked for index, cell in enumerate(structure.mask_cells)}
+    if structure.training or configuration.training:
+        levels |= _training(structure, configuration)
+    settings: dict[str, MethodSetting | None] = {}
+    lookup = structure.lookup(settings, dict(configuration.training), lambda method: levels[method.size.cells[0].name])
+    for method in structure.methods:
+        setting = configuration.method(method.name)
+        if method.when is None or method.when.holds(lookup):
+            settings[method.name] = setting
+            levels |= _method_levels(method, setting, on, positions.get(method.name, ()))
+        elif setting is not None:
+            raise ConfigurationError(
+                f"{method.name}: present, though its condition ({method.when}) is false", hint="leave it out"
+            )
+    return levels
+
+
+def _positions(structure: Structure, configuration: Configuration) -> dict[str, tuple[int, ...]]:
+    names = {method.name for method in structure.methods}
+    index = {layer: position for position, layer in enumerate(structure.layers)}
+    found: dict[str, tuple[int, ...]] = {}
+    for setting in configuration.methods:
+        if setting.method not in names:
+            raise ConfigurationError(
+                f"{setting.method}: not in this space, which has {', '.join(sorted(names))}", hint="leave it out"
+            )
+        if not index.keys() >= set(setting.layers):
+            outside = min(set(setting.layers) - index.keys())
+            raise ConfigurationError(
+                f"{setting.method}: layer {outside} is not adapted in this space",
+                hint=f"it adapts {', '.join(map(str, structure.layers))}",
+            )
+        found[setting.method] = tuple(index[layer] for layer in setting.layers)
+    return found
+
+
+def _method_levels(
+    method: BoundMethod, setting: MethodSetting | None, on: Sequence[int], present: Sequence[int]
+) -> dict[str, Level]:
+    sizes = dict.fromkeys(on, 0)
+    if setting is not None:
+        size = setting.column(method.size.field.name)
+        sizes |= dict(zip(present, size, strict=True))  # type: ignore[arg-type]  # sizes are whole numbers
+    levels = method.size.spell(on, tuple(sizes.values())) if on else {}
+    if setting is None:
+        return levels
+    columns = dict(setting.fields)
+    for field in method.others:
+        if field.field.name not in columns:
+            raise ConfigurationError(f"{field.place}: no value", hint="build it with canonical.configuration")
+        levels |= field.spell(present, columns[field.field.name])
+    return levels
+
+
+def _training(structure: Structure, configuration: Configuration) -> dict[str, Level]:
+    given = dict(configuration.training)
+    expected = dict(structure.training)
+    for name in given.keys() ^ expected.keys():
+        side = "not given, though this space decides it" if name in expected else "not decided by this space"
+        raise ConfigurationError(f"{name}: {side}", hint="add it" if name in expected else "leave it out")
+    return {cell.name: _training_level(cell, given[name]) for name, cell in structure.training}
+
+
+def _training_level(cell: Cell, value: Scalar) -> Level:
+    if cell.dimensions:
+        return cell.read({cell.name: value})
+    if value != cell.default:
+        raise ConfigurationError(f"{cell.name}: {value!r} is not in this space", hint=f"it has only {cell.default!r}")
+    return value

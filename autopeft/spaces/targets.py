@@ -1,0 +1,57 @@
+"""Which linear sites of a layer a target word names.
+
+A word is, in this order: a site's full name, a group (`attention`, `mlp`, `all-linear`, `query-value`), a dotted ending
+of site names (`query`, `q_proj`), or a role (`query`, `mlp_up`), which works on every architecture.
+"""
+
+from collections.abc import Sequence
+
+from autopeft.errors import SpaceError
+from autopeft.spaces.model_shape import ModelShape, Role, Site
+from autopeft.spaces.suggest import nearest
+
+GROUPS: dict[str, frozenset[Role]] = {
+    "attention": frozenset({Role.QUERY, Role.KEY, Role.VALUE, Role.QUERY_KEY_VALUE, Role.ATTENTION_OUTPUT}),
+    "mlp": frozenset({Role.MLP_GATE, Role.MLP_UP, Role.MLP_DOWN}),
+    "all-linear": frozenset(Role),
+    "query-value": frozenset({Role.QUERY, Role.VALUE, Role.QUERY_KEY_VALUE}),
+}
+"""Words for several roles at once. `query-value` is the fused projection where there is one."""
+
+
+def sites_of(word: str, sites: Sequence[Site]) -> tuple[str, ...]:
+    """Names of the sites that `word` means among `sites`, in their order; empty when there is none."""
+    exact = tuple(site.name for site in sites if site.name == word)
+    if exact:
+        return exact
+    if word in GROUPS:
+        return tuple(site.name for site in sites if site.role in GROUPS[word])
+    ending = tuple(site.name for site in sites if site.name.endswith(f".{word}"))
+    return ending or tuple(site.name for site in sites if site.role == word)
+
+
+def resolve(words: Sequence[str], shape: ModelShape, layer: int) -> tuple[str, ...]:
+    """Names of all sites that `words` mean in `layer`, in module order.
+
+    Raises:
+        SpaceError: A word that means none there; the message lists the sites of the layer.
+    """
+    sites = shape.layers[layer]
+    named: set[str] = set()
+    for word in words:
+        found = sites_of(word, sites)
+        if not found:
+            raise _unknown(word, shape, layer)
+        named.update(found)
+    return tuple(site.name for site in sites if site.name in named)
+
+
+def _unknown(word: str, shape: ModelShape, layer: int) -> SpaceError:
+    names = [site.name for site in shape.layers[layer]]
+    roles = sorted({site.role.value for site in shape.layers[layer]})
+    known = [*names, *(name.rsplit(".", maxsplit=1)[-1] for name in names), *roles, *GROUPS]
+    return SpaceError(
+        f"{word!r} is no target in layer {layer} of this {shape.family} model; its linear sites are "
+        f"{', '.join(names)}; words for them are {', '.join([*roles, *GROUPS])}",
+        hint=nearest(word, known) or "name a site, its last part, a role or a group",
+    )

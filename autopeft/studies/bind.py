@@ -1,0 +1,92 @@
+"""From a study file to the space as bound to its model: read the shape, predict memory, check the constraints."""
+
+from dataclasses import dataclass, replace
+
+from autopeft.errors import SpecError
+from autopeft.objectives.memory import predict_memory
+from autopeft.spaces.configuration import Configuration
+from autopeft.spaces.model_shape import ModelShape
+from autopeft.spaces.space import SearchSpace
+from autopeft.studies.spec import StudySpec
+from autopeft.trainers.task import TaskSummary, check_task
+
+REGRESSION_METRICS = ("pearson", "spearman")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundStudy:
+    """A study whose file, data and model were read and fit each other; nothing was trained or written."""
+
+    spec: StudySpec
+    space: SearchSpace
+    data: TaskSummary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedMemory:
+    """Predicted peak training memory of a configuration in bytes; picklable, called by the search space."""
+
+    shape: ModelShape
+    """In the dtype and with the attention that the base is trained with on this machine."""
+    batch_size: int
+    length: int
+    n_labels: int | None
+
+    def __call__(self, configuration: Configuration) -> float:
+        parts = predict_memory(
+            self.shape, configuration, batch_size=self.batch_size, length=self.length, n_labels=self.n_labels
+        )
+        return float(parts.total)
+
+
+def bind_study(spec: StudySpec) -> BoundStudy:
+    """Read what `spec` names and check that it fits together.
+
+    Raises:
+        InputError: Data, labels, model, targets, sizes or constraints are not usable; the message names the place.
+    """
+    from autopeft.trainers.model import read_shape
+
+    _check_resources(spec)
+    data = check_task(spec.task, seed=spec.training.seed)
+    shape = read_shape(spec.model)
+    return BoundStudy(spec=spec, space=_bind_space(spec, shape, n_labels=_n_labels(spec, data)), data=data)
+
+
+def _bind_space(spec: StudySpec, shape: ModelShape, *, n_labels: int | None) -> SearchSpace:
+    memory = PredictedMemory(
+        shape=_as_trained(spec, shape),
+        batch_size=spec.training.batch_size,
+        length=spec.training.max_length,
+        n_labels=n_labels,
+    )
+    return SearchSpace.bind(spec.space, shape, constraints=spec.constraints, quantities={"memory": memory})
+
+
+def _as_trained(spec: StudySpec, shape: ModelShape) -> ModelShape:
+    """`shape` with the dtype and attention that a trainer on a machine like this one chooses."""
+    import torch
+
+    from autopeft.trainers.precision import fit_model
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    fitted = fit_model(spec.model, spec.training.precision, device=device, max_length=spec.training.max_length)
+    return replace(shape, dtype=fitted.dtype or shape.dtype, attention=fitted.attention or shape.attention)
+
+
+def _n_labels(spec: StudySpec, data: TaskSummary) -> int | None:
+    if spec.task.kind != "text-classification":
+        return None
+    return 1 if spec.task.metric in REGRESSION_METRICS else len(data.classes)
+
+
+def _check_resources(spec: StudySpec) -> None:
+    if spec.resources.gpus_per_job and spec.resources.address is None:
+        import torch
+
+        there = torch.cuda.device_count()
+        if spec.resources.gpus_per_job > there:
+            raise SpecError(
+                f"resources.gpus_per_job: got {spec.resources.gpus_per_job:g}; this machine has {there}",
+                hint="leave it out to use what there is",
+            )

@@ -1,0 +1,163 @@
+"""From a study file (or the same mapping in Python) to a `StudySpec`."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from autopeft.errors import SpecError
+from autopeft.objectives.objective import Objective, resolve_objectives
+from autopeft.spaces.definition import SpaceDefinition
+from autopeft.studies.executor import Resources
+from autopeft.studies.schema import StudyFile, shorten, validate
+from autopeft.studies.spec import SearchSettings, StudySpec, default_objectives
+from autopeft.studies.yaml_file import Document, Path_, Plain, parse_yaml, read_yaml
+from autopeft.trainers.job import DataSpec, ModelSpec, TaskSpec, TrainingSettings
+
+SPLITS = ("train", "validation", "test")
+
+
+def load_spec(path: Path, *, settings: Sequence[str] = ()) -> StudySpec:
+    """The study in the file at `path`, with `key.path=value` overrides put in.
+
+    Paths in the file are taken from the file's folder, then from the working folder.
+
+    Raises:
+        SpecError: The first thing that is wrong, with its line.
+    """
+    return to_spec(override(read_yaml(path), settings), folder=path.resolve().parent)
+
+
+def spec_from_mapping(data: Mapping[str, object], *, settings: Sequence[str] = ()) -> StudySpec:
+    """The study that `data` describes, keys and values as in a study file (the space may hold Python objects)."""
+    plain = {key: value for key, value in data.items() if key != "space"}
+    space = data.get("space")
+    if isinstance(space, Mapping):
+        space = SpaceDefinition.from_mapping(space).to_mapping()
+    document = Document(data={**plain, **({"space": space} if space is not None else {})}, source="study")  # type: ignore[arg-type]  # checked by the schema
+    return to_spec(override(document, settings), folder=None)
+
+
+def to_spec(document: Document, *, folder: Path | None) -> StudySpec:
+    """The complete, checked study; see `load_spec`."""
+    file = validate(document)
+    try:
+        space = SpaceDefinition.from_mapping(file.space)
+    except SpecError as error:
+        raise _placed(error, document, "space") from error
+    return StudySpec(
+        study=file.study,
+        model=_model(file, folder),
+        task=_task(file, document, folder),
+        space=space,
+        constraints=tuple(file.constraints),
+        objectives=_objectives(file, document),
+        search=SearchSettings(**file.search.model_dump()),
+        training=TrainingSettings(**file.training.model_dump()),
+        resources=_resources(file),
+        mlflow=file.tracking.mlflow if file.tracking else None,
+    )
+
+
+def _model(file: StudyFile, folder: Path | None) -> ModelSpec:
+    if isinstance(file.model, str):
+        return ModelSpec(name=resolve_path(file.model, folder=folder))
+    section = file.model.model_dump()
+    return ModelSpec(**{**section, "name": resolve_path(section["name"], folder=folder)})
+
+
+def _task(file: StudyFile, document: Document, folder: Path | None) -> TaskSpec:
+    section = file.task
+    data = section.data.model_dump()
+    if data["hub"] is None and data["train"] is None:
+        raise SpecError(
+            f"{document.place(('task', 'data'))}: no training rows named",
+            hint="give `train: FILE`, or `hub: DATASET` (and `name: CONFIGURATION`)",
+        )
+    if data["hub"] is None:
+        data |= {split: resolve_path(data[split], folder=folder) for split in SPLITS if data[split] is not None}
+    text = (section.text,) if isinstance(section.text, str) else tuple(section.text)
+    if not 1 <= len(text) <= 2:
+        raise SpecError(f"{document.place(('task', 'text'))}: got {len(text)} columns; one or two are needed")
+    return TaskSpec(
+        kind=section.kind,
+        data=DataSpec(**data),
+        text=text,
+        label=section.label,
+        metric=section.metric,
+        extra_metrics=tuple(section.extra_metrics),
+    )
+
+
+def _objectives(file: StudyFile, document: Document) -> tuple[Objective, ...]:
+    if file.objectives is None:
+        return default_objectives(file.task.metric)
+    try:
+        return resolve_objectives(tuple(file.objectives), metric=file.task.metric)
+    except SpecError as error:
+        raise _placed(error, document, "objectives") from error
+
+
+def _resources(file: StudyFile) -> Resources:
+    section = file.resources
+    return Resources(
+        max_jobs=section.max_jobs,
+        cpus_per_job=section.cpus_per_job,
+        gpus_per_job=section.gpus_per_job,
+        executor=section.executor,
+        address=section.address,
+        trial_deadline_seconds=section.trial_deadline_seconds,
+    )
+
+
+def _placed(error: SpecError, document: Document, key: str) -> SpecError:
+    """`error`, whose message begins with a dotted path under `key`, with file and line put before it."""
+    path: list[str | int] = [key]
+    head = error.message.partition(": ")[0]
+    if head.startswith(key):
+        path = list(head.split("."))
+    line = document.place(tuple(path)).removesuffix(": " + head).partition(": ")[0]
+    return error.at(line)
+
+
+def resolve_path(name: str, *, folder: Path | None) -> str:
+    """`name` as an absolute path where it is a file or folder beside the study file or in the working folder."""
+    for base in (folder, Path.cwd()):
+        if base is not None and (base / name).exists():
+            return str((base / name).resolve())
+    return name
+
+
+def override(document: Document, settings: Sequence[str]) -> Document:
+    """`document` with `key.path=value` settings put in, each value read as YAML would read it.
+
+    Raises:
+        SpecError: A setting without `=`, or a path through something that is no mapping.
+    """
+    if not settings:
+        return document
+    data: dict[str, Plain] = copy.deepcopy(document.data)
+    lines = dict(document.lines)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            raise SpecError(f"--set {setting}: not of the form key=value", hint="e.g. --set search.trials=40")
+        path: Path_ = tuple(key.strip().split("."))
+        value = parse_yaml(f"value: {text}", source=f"--set {key}").data["value"]
+        _put(data, path, value, setting=setting)
+        lines = {known: line for known, line in lines.items() if known[: len(path)] != path}
+    return Document(data=data, lines=lines, source=document.source)
+
+
+def _put(data: dict[str, Plain], path: Path_, value: Plain, *, setting: str) -> None:
+    holder = data
+    for depth, step in enumerate(path[:-1]):
+        below = holder.setdefault(str(step), {})
+        if isinstance(below, str) and depth == 0 and step in ("space", "model"):
+            below = {"preset" if step == "space" else "name": below}
+            holder[str(step)] = below
+        if not isinstance(below, dict):
+            raise SpecError(f"--set {setting}: {step!r} holds {shorten(below)}, which has no keys")
+        holder = below
+    holder[str(path[-1])] = value
+
+

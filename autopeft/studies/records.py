@@ -1,0 +1,133 @@
+"""What the storage keeps of a trial beyond Optuna's own columns, and how a configuration becomes parameters."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autopeft.errors import StorageError
+from autopeft.objectives.measurement import Measurement
+from autopeft.search.trial import Failure, FailureKind
+from autopeft.spaces.configuration import Configuration, MethodSetting, Scalar, read_columns
+from autopeft.spaces.domain import Integer, LogReal, Real, ScalarDomain
+from autopeft.spaces.methods import METHODS
+from autopeft.spaces.methods.method import FieldKind
+from autopeft.spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """What is fixed when a trial is proposed."""
+
+    configuration: Configuration
+    predicted: Mapping[str, float]
+    epochs: int
+    """Budget it was started with."""
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "configuration": self.configuration.to_json(),
+            "id": self.configuration.id,
+            "predicted": dict(self.predicted),
+            "epochs": self.epochs,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, object]) -> "TrialRecord":
+        return cls(
+            configuration=read_configuration(data["configuration"]),  # type: ignore[arg-type]  # written by to_json
+            predicted=data["predicted"],  # type: ignore[arg-type]  # written by to_json
+            epochs=data["epochs"],  # type: ignore[arg-type]  # written by to_json
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """What happened to a trial since its latest start; a trial that is run again begins a new one."""
+
+    attempt: int = 1
+    started: float
+    """Unix seconds."""
+    ended: float | None = None
+    measurements: tuple[Measurement, ...] = ()
+    failure: Failure | None = None
+    losses: int = 0
+    """How many workers died under this trial; a driver's death is not counted."""
+
+    @property
+    def seconds(self) -> float:
+        return 0.0 if self.ended is None else max(0.0, self.ended - self.started)
+
+    def to_json(self) -> dict[str, object]:
+        failure = self.failure and {"kind": self.failure.kind.value, "message": self.failure.message}
+        return {
+            "attempt": self.attempt,
+            "started": self.started,
+            "ended": self.ended,
+            "measurements": [plain(measurement.to_json()) for measurement in self.measurements],
+            "failure": failure,
+            "losses": self.losses,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, object]) -> "RunRecord":
+        failure: Mapping[str, str] | None = data["failure"]  # type: ignore[assignment]  # written by to_json
+        rows: list[Mapping[str, object]] = data["measurements"]  # type: ignore[assignment]  # written by to_json
+        return cls(
+            attempt=data["attempt"],  # type: ignore[arg-type]  # written by to_json
+            started=data["started"],  # type: ignore[arg-type]  # written by to_json
+            ended=data["ended"],  # type: ignore[arg-type]  # written by to_json
+            measurements=tuple(Measurement.from_json(row) for row in rows),
+            failure=failure and Failure(kind=FailureKind(failure["kind"]), message=failure["message"]),
+            losses=data["losses"],  # type: ignore[arg-type]  # written by to_json
+        )
+
+
+def plain(document: object) -> object:
+    """`document` with numbers of numpy and torch turned into JSON's."""
+    return json.loads(json.dumps(document, default=lambda number: number.item()))
+
+
+def read_configuration(data: Mapping[str, object]) -> Configuration:
+    """The configuration that `Configuration.to_json` wrote.
+
+    Raises:
+        StorageError: It holds a method that this version does not have.
+    """
+    methods: list[MethodSetting] = []
+    training: list[tuple[str, bool | int | float | str]] = []
+    for name, value in sorted(data.items()):
+        if not isinstance(value, Mapping):
+            training.append((name, value))  # type: ignore[arg-type]  # a scalar by construction
+            continue
+        if name not in METHODS:
+            raise StorageError(
+                f"storage: a trial holds the method {name!r}; this version has {', '.join(sorted(METHODS))}",
+                hint="pip install -U autopeft",
+            )
+        sets = [field.name for field in METHODS[name].fields if field.kind is FieldKind.TARGETS]
+        methods.append(read_columns({**value, "method": name}, set_fields=sets))
+    return Configuration(methods=tuple(methods), training=tuple(training))
+
+
+def optuna_parameters(
+    space: SearchSpace, configuration: Configuration
+) -> "tuple[dict[str, Scalar], dict[str, BaseDistribution]]":
+    """The active dimensions of `configuration` as Optuna's parameters, and the range of each."""
+    domains = {dimension.name: dimension.domain for dimension in space.dimensions}
+    values = dict(space.spell(configuration))
+    return values, {name: distribution(domains[name]) for name in values}
+
+
+def distribution(domain: ScalarDomain) -> "BaseDistribution":
+    """Optuna's spelling of `domain`; the same for every trial of a study, as Optuna demands."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(domain, Integer):
+        return IntDistribution(domain.low, domain.high, log=domain.log)
+    if isinstance(domain, Real | LogReal):
+        return FloatDistribution(domain.low, domain.high, log=isinstance(domain, LogReal))
+    return CategoricalDistribution(tuple(domain.levels))

@@ -1,0 +1,230 @@
+"""The door: what a study file may hold. Everything behind it trusts its types.
+
+pydantic checks keys and types here and nowhere else; errors come out as one line that names the place, the value,
+what is allowed and the nearest known key.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from autopeft.errors import SpecError
+from autopeft.objectives.objective import METRICS
+from autopeft.studies.yaml_file import Document, Path_, dotted
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+def _auto_is_none(value: object) -> object:
+    return None if value == "auto" else value
+
+
+AutoInt = Annotated[int | None, BeforeValidator(_auto_is_none), Field(gt=0)]
+AutoFloat = Annotated[float | None, BeforeValidator(_auto_is_none), Field(gt=0.0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class ModelSection(_Section):
+    name: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    attention: Literal["sdpa", "eager"] | None = None
+    trust_remote_code: bool = False
+
+
+class DataSection(_Section):
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    hub: str | None = None
+    name: str | None = None
+    revision: str | None = None
+    validation_fraction: Fraction = 0.1
+    test_fraction: Fraction = 0.1
+    max_train_rows: PositiveInt | None = None
+    max_validation_rows: PositiveInt | None = None
+
+
+class TaskSection(_Section):
+    kind: Literal["text-classification", "causal-lm"]
+    data: DataSection
+    text: str | list[str]
+    label: str | None = None
+    metric: str
+    extra_metrics: list[str] = []
+
+
+class SearchSection(_Section):
+    engine: Literal["random", "sobol", "nsga2", "bayesian"] = "bayesian"
+    trials: PositiveInt = 50
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class TrainingSection(_Section):
+    epochs: PositiveInt = 3
+    batch_size: PositiveInt = 32
+    evaluation_batch_size: PositiveInt = 128
+    max_length: PositiveInt = 128
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    warmup_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.06
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class ResourcesSection(_Section):
+    executor: Literal["ray", "local"] = "ray"
+    max_jobs: AutoInt = None
+    cpus_per_job: PositiveInt = 1
+    gpus_per_job: Annotated[float | None, BeforeValidator(_auto_is_none), Field(ge=0.0)] = None
+    trials_per_job: Literal["auto"] | PositiveInt = "auto"
+    address: str | None = None
+    trial_deadline_seconds: AutoFloat = None
+
+
+class TrackingSection(_Section):
+    mlflow: str | None = "sqlite:///mlflow.db"
+
+
+class StudyFile(_Section):
+    study: str
+    model: str | ModelSection
+    task: TaskSection
+    space: str | dict[str, object]
+    constraints: list[str] = []
+    objectives: list[str] | None = None
+    search: SearchSection = SearchSection()
+    training: TrainingSection = TrainingSection()
+    resources: ResourcesSection = ResourcesSection()
+    tracking: TrackingSection | None = TrackingSection()
+
+
+def validate(document: Document) -> StudyFile:
+    """The study file in `document`, checked.
+
+    Raises:
+        SpecError: The first thing that is wrong, with its place.
+    """
+    try:
+        file = StudyFile.model_validate(document.data)
+    except ValidationError as error:
+        raise _first_error(error, document) from None
+    if not NAME.match(file.study):
+        raise SpecError(
+            f"{document.place(('study',))}: got {file.study!r}; letters, digits, '.', '_' and '-', at most 100",
+            hint="the name becomes a folder and a tracking experiment",
+        )
+    _check_metrics(file, document)
+    _check_resources(file, document)
+    return file
+
+
+def _check_metrics(file: StudyFile, document: Document) -> None:
+    for name in (file.task.metric, *file.task.extra_metrics):
+        if name not in METRICS:
+            place = document.place(("task", "metric" if name == file.task.metric else "extra_metrics"))
+            raise SpecError(f"{place}: unknown metric {name!r}; known: {', '.join(METRICS)}", hint=nearest(name, METRICS))
+
+
+def _check_resources(file: StudyFile, document: Document) -> None:
+    asked = file.resources.trials_per_job
+    if isinstance(asked, int) and asked > 1:
+        raise SpecError(
+            f"{document.place(('resources', 'trials_per_job'))}: got {asked}; this version trains one trial a job",
+            hint="use 1 or auto, and resources.max_jobs for several jobs at a time",
+        )
+
+
+def nearest(word: str, known: Mapping[str, object] | tuple[str, ...] | list[str]) -> str:
+    """A hint with the known word that looks most like `word`; empty when none does."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+def _first_error(error: ValidationError, document: Document) -> SpecError:
+    details = min(error.errors(), key=lambda item: _severity(item, document))
+    path: Path_ = _strip_union_tags(details["loc"])
+    place = document.place(path)
+    if details["type"] == "extra_forbidden":
+        section = _section_at(path[:-1])
+        known = sorted(section.model_fields) if section else []
+        return SpecError(
+            f"{place}: unknown key {str(path[-1])!r}; known here: {', '.join(known)}", hint=nearest(str(path[-1]), known)
+        )
+    if details["type"] == "missing":
+        return SpecError(f"{place}: missing", hint=f"add `{dotted(path)}: ...`")
+    got = shorten(details.get("input"))
+    return SpecError(f"{place}: got {got}; {_wanted(details)}")
+
+
+def _severity(item: ErrorDetails, document: Document) -> tuple[int, int]:
+    """Unknown keys first (they explain what is missing), then by line."""
+    order = {"extra_forbidden": 0, "missing": 2}.get(item["type"], 1)
+    path = _strip_union_tags(item["loc"])
+    return order, document.lines.get(path, 10**6)
+
+
+def _strip_union_tags(loc: tuple[int | str, ...]) -> Path_:
+    """Pydantic puts the member of a union into the path; a user never wrote it."""
+    tags = {"str", "list[str]", "dict[str,object]", "ModelSection", "int", "float", "constrained-int"}
+    return tuple(step for step in loc if not (isinstance(step, str) and (step in tags or "[" in step or "'" in step)))
+
+
+def _section_at(path: Path_) -> type[BaseModel] | None:
+    sections: dict[Path_, type[BaseModel]] = {
+        (): StudyFile,
+        ("model",): ModelSection,
+        ("task",): TaskSection,
+        ("task", "data"): DataSection,
+        ("search",): SearchSection,
+        ("training",): TrainingSection,
+        ("resources",): ResourcesSection,
+        ("tracking",): TrackingSection,
+    }
+    return sections.get(path)
+
+
+def _wanted(details: ErrorDetails) -> str:
+    context: Mapping[str, object] = details.get("ctx", {})
+    match details["type"]:
+        case "literal_error":
+            return f"allowed: {context['expected']}"
+        case "int_type" | "int_from_float":
+            return "a whole number is needed"
+        case "float_type":
+            return "a number is needed"
+        case "string_type":
+            return "a word is needed"
+        case "bool_type":
+            return "true or false is needed"
+        case "list_type":
+            return "a list is needed, e.g. [a, b]"
+        case "model_type" | "dict_type":
+            return "a mapping of keys to values is needed"
+        case "greater_than":
+            return f"it must be above {context['gt']}"
+        case "greater_than_equal":
+            return f"it must be at least {context['ge']}"
+        case "less_than":
+            return f"it must be below {context['lt']}"
+        case "less_than_equal":
+            return f"it must be at most {context['le']}"
+        case _:
+            return details["msg"].lower()
+
+
+def shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,120 @@
+"""A search as a user sees it: the study runs, progress shows on stderr, the tracking mirror follows."""
+
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from autopeft.spaces.model_shape import ModelShape
+from autopeft.studies.bind import BoundStudy, bind_study
+from autopeft.studies.events import Listener, Noted, StopReason
+from autopeft.studies.load import load_spec, spec_from_mapping
+from autopeft.studies.notes import StudyInfo
+from autopeft.studies.outbox import outbox_path
+from autopeft.studies.progress import ProgressMode, ProgressReporter, choose_mode
+from autopeft.studies.spec import StudySpec
+from autopeft.studies.study import DEFAULT_STORAGE, Study
+
+MIRROR_SECONDS = 30.0
+"""How long the end of a search waits for a slow tracking server; `autopeft sync` brings the rest."""
+
+
+def search(
+    study: str | Path | Mapping[str, object],
+    *,
+    storage: str = DEFAULT_STORAGE,
+    settings: Sequence[str] = (),
+    progress: bool = True,
+    listeners: Sequence[Listener] = (),
+) -> Study:
+    """Run (or resume) the study in a file, or in the same mapping in Python, to its trial budget.
+
+    Args:
+        study: A study file, or its content.
+        storage: Where studies are kept.
+        settings: `key.path=value` overrides.
+        progress: Show on stderr how it goes.
+        listeners: Told of every event while it runs.
+
+    Returns:
+        The study; its `front()` is what was looked for.
+
+    Raises:
+        InputError: Something in the file, data, model or storage is not usable; nothing was written.
+    """
+    if isinstance(study, Mapping):
+        spec = spec_from_mapping(study, settings=settings)
+    else:
+        spec = load_spec(Path(study), settings=settings)
+    opened = Study(spec, storage=storage)
+    run_session(opened, mode=choose_mode(sys.stderr, quiet=not progress), listeners=listeners)
+    return opened
+
+
+def run_session(study: Study, *, mode: ProgressMode, listeners: Sequence[Listener] = ()) -> StopReason:
+    """Run `study` with progress on stderr and, where its file asks for tracking, the mirror beside it."""
+    bound = bind_study(study.spec)
+    reporter = ProgressReporter(
+        sys.stderr, mode, shape=bound.space.shape, epochs=study.spec.training.epochs
+    )
+    with ExitStack() as stack:
+        stack.callback(reporter.close)
+        watching: list[Listener] = [reporter.on_event, *listeners]
+        if study.spec.mlflow is not None:
+            watching.append(_mirrored(study, bound, reporter, stack))
+        return study.run(bound=bound, listeners=watching)
+
+
+def _mirrored(study: Study, bound: BoundStudy, reporter: ProgressReporter, stack: ExitStack) -> Listener:
+    """A listener that mirrors to MLflow; what waits at the end is sent, or said to wait, when `stack` closes."""
+    from autopeft.studies.tracking import MlflowMirror
+
+    def say(message: str) -> None:
+        reporter.on_event(Noted(message=message))
+
+    assert study.spec.mlflow is not None
+    mirror = MlflowMirror(
+        study.spec.mlflow, study_info(study.spec, bound.space.shape), outbox=outbox_path(study.storage, folder=Path()), notify=say
+    )
+
+    def close() -> None:
+        left = mirror.close(MIRROR_SECONDS)
+        if left:
+            say(f"{left} notes wait for the tracking server; `autopeft sync {study.name}` sends them")
+
+    stack.callback(close)
+    return mirror.on_event
+
+
+def study_info(spec: StudySpec, shape: ModelShape) -> StudyInfo:
+    """What the tracking mirror says of the study as a whole."""
+    data = spec.task.data
+    files = [path for path in (data.train, data.validation, data.test) if path]
+    named = f"{data.hub} ({data.name})" if data.hub and data.name else data.hub
+    return StudyInfo(
+        name=spec.study,
+        objectives=spec.objectives,
+        model=spec.model.name,
+        task=spec.task.kind,
+        data=named or ", ".join(Path(path).name for path in files),
+        data_digest=_digest(files),
+        shape=shape,
+        settings={
+            "engine": spec.search.engine,
+            "seed": spec.search.seed,
+            "epochs": spec.training.epochs,
+            "batch_size": spec.training.batch_size,
+            "max_length": spec.training.max_length,
+        },
+    )
+
+
+def _digest(files: Sequence[str]) -> str:
+    """First digits of the SHA-256 of the files' content; empty when one cannot be read."""
+    seal = hashlib.sha256()
+    for path in files:
+        if not Path(path).is_file():
+            return ""
+        seal.update(Path(path).read_bytes())
+    return seal.hexdigest()[:12] if files else ""

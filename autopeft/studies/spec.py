@@ -1,0 +1,62 @@
+"""The validated study: frozen values that the rest of the program trusts."""
+
+from dataclasses import asdict, dataclass
+
+from autopeft.objectives.objective import Objective, resolve_objectives
+from autopeft.spaces.definition import SpaceDefinition
+from autopeft.studies.executor import Resources
+from autopeft.trainers.job import ModelSpec, TaskSpec, TrainingSettings
+
+TRAINER = "autopeft.trainers.trainer:Trainer"
+"""What trains the trials of every study; named, not imported, because workers load it and drivers do not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSettings:
+    """How the search goes about it."""
+
+    engine: str = "bayesian"
+    trials: int = 50
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudySpec:
+    """One study file, read, checked and complete."""
+
+    study: str
+    model: ModelSpec
+    task: TaskSpec
+    space: SpaceDefinition
+    constraints: tuple[str, ...]
+    objectives: tuple[Objective, ...]
+    search: SearchSettings
+    training: TrainingSettings
+    resources: Resources
+    mlflow: str | None
+    """MLflow tracking URI; None: no tracking."""
+
+    def to_mapping(self) -> dict[str, object]:
+        """The study file this came from, complete with defaults; `autopeft.studies.load.to_spec` reads it back."""
+        task = _given(asdict(self.task)) | {"data": _given(asdict(self.task.data)), "text": list(self.task.text)}
+        return {
+            "study": self.study,
+            "model": _given(asdict(self.model)),
+            "task": task | {"extra_metrics": list(self.task.extra_metrics)},
+            "space": self.space.to_mapping(),
+            "constraints": list(self.constraints),
+            "objectives": [objective.name for objective in self.objectives],
+            "search": asdict(self.search),
+            "training": asdict(self.training),
+            "resources": _given(asdict(self.resources)),
+            "tracking": {"mlflow": self.mlflow},
+        }
+
+
+def _given(section: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in section.items() if value is not None}
+
+
+def default_objectives(metric: str) -> tuple[Objective, ...]:
+    """The three axes a study has when its file names none."""
+    return resolve_objectives((metric, "parameters", "memory"), metric=metric)

@@ -1,0 +1,173 @@
+"""A study as its user holds it: run it, look at its front, take a point away."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from autopeft.errors import NotFoundError
+from autopeft.objectives.front import FrontPoint
+from autopeft.search.searcher import SearchProblem
+from autopeft.search.trial import History
+from autopeft.spaces.definition import SpaceDefinition
+from autopeft.spaces.model_shape import ModelShape
+from autopeft.studies.artifacts import Artifacts
+from autopeft.studies.definition import StudyDefinition
+from autopeft.studies.events import Listener, StopReason
+from autopeft.studies.executor import WorkerSpec
+from autopeft.studies.load import load_spec, spec_from_mapping, to_spec
+from autopeft.studies.signals import StopRequest
+from autopeft.studies.spec import TRAINER, StudySpec
+from autopeft.studies.storage import StoredStudy, StudyStorage
+from autopeft.studies.study_front import StudyFront
+from autopeft.studies.yaml_file import Document
+
+if TYPE_CHECKING:
+    from autopeft.studies.bind import BoundStudy
+    from autopeft.studies.export import Export
+
+DEFAULT_STORAGE = "sqlite:///autopeft.db"
+
+
+@final
+class Study:
+    """One study in a storage. Make one with `create` (or `autopeft.search`), find one with `open`."""
+
+    def __init__(self, spec: StudySpec, *, storage: str) -> None:
+        self.spec = spec
+        self.storage = storage
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        model: str | Mapping[str, object],
+        task: Mapping[str, object],
+        space: str | Mapping[str, object] | SpaceDefinition,
+        study: str = "study",
+        storage: str = DEFAULT_STORAGE,
+        **sections: object,
+    ) -> "Study":
+        """A study from Python values, keys and values as in a study file; nothing is written until it runs.
+
+        Args:
+            model: Hub id, folder, or a mapping with `name`, `dtype`, `revision`, ...
+            task: As the file's `task`.
+            space: A preset's name, a mapping (strings or `autopeft.spaces` objects), or a definition.
+            study: Name of the study.
+            storage: Where it is kept.
+            **sections: The file's other keys: `constraints`, `objectives`, `search`, `training`, `resources`,
+                `tracking`.
+
+        Raises:
+            SpecError: The first thing that is wrong.
+        """
+        written = space.to_mapping() if isinstance(space, SpaceDefinition) else space
+        data = {"study": study, "model": model, "task": task, "space": written, **sections}
+        return cls(spec_from_mapping(data), storage=storage)
+
+    @classmethod
+    def open(cls, name: str, *, storage: str = DEFAULT_STORAGE) -> "Study":
+        """The study called `name` (or the one that the study file `name` is about) in `storage`.
+
+        Raises:
+            NotFoundError: No such study, or no such storage.
+            StorageError: The storage is not ours.
+        """
+        if name.endswith((".yaml", ".yml")):
+            name = load_spec(Path(name)).study
+        with StudyStorage.open(storage) as there:
+            definition = there.study(name).definition
+        document = Document(data=dict(definition.spec), source=f"study {name}")  # type: ignore[arg-type]  # plain JSON
+        return cls(to_spec(document, folder=None), storage=storage)
+
+    @property
+    def name(self) -> str:
+        return self.spec.study
+
+    @property
+    def artifacts_root(self) -> Path:
+        """Where trained adapters of the front are kept: beside the storage if that is a file, else where we work."""
+        prefix = "sqlite:///"
+        folder = Path(self.storage.removeprefix(prefix)).parent if self.storage.startswith(prefix) else Path()
+        return folder / "autopeft-artifacts"
+
+    def adapter_folder(self, trial: int) -> Path:
+        """Where the trained adapter of a trial on the front is."""
+        return Artifacts(self.artifacts_root, self.name).trial(trial)
+
+    def run(
+        self,
+        *,
+        bound: "BoundStudy | None" = None,
+        listeners: Sequence[Listener] = (),
+        stop: StopRequest | None = None,
+    ) -> StopReason:
+        """Run (or resume) until the trial budget is spent; one Ctrl-C finishes what runs, two stop at once.
+
+        Args:
+            bound: The study as bound to its model and data already; None binds it now.
+            listeners: Told of every event.
+            stop: Raised by the caller to stop it; None when only signals do.
+
+        Raises:
+            InputError: The file, the data, the model or the storage are not usable; nothing was written.
+        """
+        from autopeft.search.table import make_searcher
+        from autopeft.studies.bind import bind_study
+        from autopeft.studies.drive import Plan, drive
+
+        spec = self.spec
+        space = (bound or bind_study(spec)).space
+        problem = SearchProblem(
+            space=space, objectives=spec.objectives, seed=spec.search.seed, n_trials=spec.search.trials
+        )
+        plan = Plan(
+            space=space,
+            searcher=make_searcher(spec.search.engine, problem),
+            seed=spec.search.seed,
+            n_trials=spec.search.trials,
+            epochs=spec.training.epochs,
+            worker=WorkerSpec(trainer=TRAINER, model=spec.model, task=spec.task, training=spec.training),
+            artifacts=self.artifacts_root,
+        )
+        definition = StudyDefinition(objectives=spec.objectives, spec=spec.to_mapping(), space=json.loads(space.fingerprint()))
+        with StudyStorage.open(self.storage, create=True) as storage:
+            stored = storage.create(self.name, definition)
+            return drive(stored, plan, spec.resources, listeners=listeners, stop=stop)
+
+    def history(self) -> History:
+        """Every trial that the storage knows; empty before the first run."""
+        try:
+            with StudyStorage.open(self.storage) as storage:
+                return storage.study(self.name).history()
+        except NotFoundError:
+            return History()
+
+    def shape(self) -> ModelShape:
+        """The base model as the study was bound to it.
+
+        Raises:
+            NotFoundError: The study has not run yet.
+        """
+        with StudyStorage.open(self.storage) as storage:
+            space = storage.study(self.name).definition.space
+        shape = space["shape"]
+        assert isinstance(shape, Mapping)
+        return ModelShape.from_json(shape)
+
+    def front(self) -> StudyFront:
+        """The Pareto front of the completed trials."""
+        return StudyFront.of(self.name, self.history(), self.spec.objectives)
+
+    def export(self, point: FrontPoint | str, out: str | Path) -> "Export":
+        """Write the trained adapter of a front's point (or of the pick that a text names) into the folder `out`.
+
+        Raises:
+            SpecError: The folder is not empty, or the text is no pick.
+            NotFoundError: No such point, or its adapter is gone.
+        """
+        from autopeft.studies.export import export
+
+        chosen = self.front().pick(point) if isinstance(point, str) else point
+        return export(self.spec, chosen, source=self.adapter_folder(chosen.trial), out=Path(out))

@@ -1,0 +1,253 @@
+"""Studies, trials and fronts as terminal tables and as JSON; every user string is text, never markup."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from autopeft.objectives.front import Front, FrontPoint
+from autopeft.objectives.objective import Direction, Objective
+from autopeft.search.trial import History, Trial, TrialState
+from autopeft.spaces.model_shape import ModelShape
+from autopeft.studies.charts import counts_line, knee_number, point_of
+from autopeft.studies.describe import describe, human_bytes, human_seconds, human_value
+
+STATE_STYLES = {
+    TrialState.COMPLETED: "green",
+    TrialState.RUNNING: "cyan",
+    TrialState.PRUNED: "yellow",
+    TrialState.FAILED: "red",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckSummary:
+    """What `autopeft check` found, for people and as JSON."""
+
+    study: str
+    model: str
+    n_layers: int
+    objectives: tuple[Objective, ...]
+    dimensions: tuple[tuple[str, str], ...]
+    """Name and domain of each dimension, as they are written."""
+    configurations: int
+    """Distinct networks, exactly."""
+    continuous: tuple[str, ...]
+    """Dimensions that are continuous and so not counted."""
+    parameters: tuple[int, int]
+    """Fewest and most trainable adapter parameters of a valid configuration that was looked at."""
+    base_parameters: int
+    memory: tuple[float, float] | None
+    """Least and most predicted peak memory, bytes; None when nothing predicts it."""
+    n_trials: int
+    engine: str
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "study": self.study,
+            "model": self.model,
+            "n_layers": self.n_layers,
+            "objectives": [objective.to_json() for objective in self.objectives],
+            "dimensions": [{"name": name, "domain": domain} for name, domain in self.dimensions],
+            "configurations": self.configurations,
+            "continuous": list(self.continuous),
+            "parameters": list(self.parameters),
+            "base_parameters": self.base_parameters,
+            "memory": None if self.memory is None else list(self.memory),
+            "trials": self.n_trials,
+            "engine": self.engine,
+        }
+
+
+def print_table(renderable: RenderableType, *, width: int | None = None) -> None:
+    """Print to stdout; colour only on a terminal without `NO_COLOR`, `width` columns wide (the terminal's)."""
+    Console(width=width, highlight=False).print(renderable)
+
+
+def front_table(
+    front: Front, history: History, *, study: str, shape: ModelShape | None = None, limit: int | None = None
+) -> RenderableType:
+    """The front, best in the first objective first, the knee marked.
+
+    Args:
+        front: The points.
+        history: All trials, for the line of counts.
+        study: The study's name, for the title.
+        shape: The base model, when known.
+        limit: Show only so many rows (the knee always among them).
+    """
+    title = Text.assemble((f"Pareto front of {study}", "bold"), "  ", (counts_line(history, front), "dim"))
+    if not len(front):
+        return Group(title, Text("No trial has completed yet.", style="dim"))
+    table = _table()
+    table.add_column("trial", justify="right", no_wrap=True)
+    for objective in front.objectives:
+        table.add_column(_head(objective), justify="right", no_wrap=True)
+    table.add_column("configuration", ratio=1, overflow="fold")
+    knee = knee_number(front)
+    shown, hidden = _shown(front, limit, knee)
+    for point in shown:
+        values = [human_value(objective, point.values[objective.name]) for objective in front.objectives]
+        style = "bold" if point.trial == knee else ""
+        mark = f"{point.trial}{'*' if point.trial == knee else ' '}"
+        table.add_row(Text(mark), *map(Text, values), Text(describe(point.configuration, shape)), style=style)
+    foot = "* the knee: the best compromise" + (f"; {hidden} more on the front" if hidden else "")
+    return Group(title, table, Text(foot, style="dim"))
+
+
+def _shown(front: Front, limit: int | None, knee: int | None) -> tuple[list[FrontPoint], int]:
+    points = list(front)
+    if limit is None or len(points) <= limit:
+        return points, 0
+    kept = points[:limit]
+    if knee not in {point.trial for point in kept}:
+        kept[-1] = next(point for point in points if point.trial == knee)
+    return kept, len(points) - limit
+
+
+def trials_table(
+    history: History, objectives: Sequence[Objective], *, shape: ModelShape | None = None
+) -> RenderableType:
+    """Every trial with state, values, seconds, and what went wrong."""
+    if not len(history):
+        return Text("The study has no trials yet.", style="dim")
+    table = _table()
+    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for objective in objectives:
+        table.add_column(_head(objective), justify="right", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("configuration", ratio=1, overflow="fold")
+    for trial in history:
+        table.add_row(*_trial_row(trial, objectives, shape))
+    return table
+
+
+def _trial_row(trial: Trial, objectives: Sequence[Objective], shape: ModelShape | None) -> list[Text]:
+    word = trial.failure.kind.value if trial.failure is not None else trial.state.value
+    text = describe(trial.configuration, shape)
+    if trial.failure is not None:
+        text += f"\n{trial.failure.message}"
+    seconds = human_seconds(trial.seconds) if trial.state.finished else ""
+    values = [Text(_shown_value(trial, objective)) for objective in objectives]
+    return [Text(str(trial.number)), Text(word, style=STATE_STYLES[trial.state]), *values, Text(seconds), Text(text)]
+
+
+def _shown_value(trial: Trial, objective: Objective) -> str:
+    if trial.final is not None:
+        point = point_of(trial, [objective])
+        return "-" if point is None else human_value(objective, point.values[objective.name])
+    if objective.name in trial.predicted and objective.unit == "parameters":
+        return human_value(objective, trial.predicted[objective.name])
+    return "-"
+
+
+def studies_table(studies: Sequence[tuple[str, Sequence[Objective], Mapping[TrialState, int]]]) -> RenderableType:
+    """One row a study: name, objectives, how many trials in each state."""
+    if not studies:
+        return Text("The storage has no studies.", style="dim")
+    table = _table()
+    table.add_column("study", overflow="fold")
+    table.add_column("objectives", overflow="fold")
+    for state in TrialState:
+        table.add_column(state.value, justify="right", no_wrap=True)
+    for name, objectives, counts in studies:
+        words = ", ".join(objective.name for objective in objectives)
+        numbers = [Text(str(counts.get(state, 0) or "-")) for state in TrialState]
+        table.add_row(Text(name), Text(words), *numbers)
+    return table
+
+
+def check_table(summary: CheckSummary) -> RenderableType:
+    """The summary of a study file that is fine."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, value in _facts(summary):
+        facts.add_row(name, Text(value))
+    dimensions = _table()
+    dimensions.add_column("dimension", no_wrap=True)
+    dimensions.add_column("domain", ratio=1, overflow="fold")
+    for name, domain in summary.dimensions:
+        dimensions.add_row(Text(name), Text(domain))
+    title = Text.assemble((f"{summary.study}", "bold"), ("  the study file is fine", "dim"))
+    return Group(title, Padding(facts, (1, 0, 0, 1)), dimensions)
+
+
+def _facts(summary: CheckSummary) -> list[tuple[str, str]]:
+    low, high = summary.parameters
+    share = f" ({_share(low, summary)} to {_share(high, summary)} of the base model)" if summary.base_parameters else ""
+    size = f"{summary.configurations:,} configurations"
+    if summary.configurations >= 10**15:
+        size = f"{float(summary.configurations):.2e} configurations"
+    if summary.continuous:
+        size += f", times {', '.join(summary.continuous)} (continuous)"
+    goals = ", ".join(f"{o.name} ({_arrow(o)})" for o in summary.objectives)
+    rows = [
+        ("model", f"{summary.model}, {summary.n_layers} layers, {summary.base_parameters:,} parameters"),
+        ("objectives", goals),
+        ("search", f"{summary.n_trials} trials, {summary.engine}"),
+        ("space", size),
+        ("trainable", f"{low:,} to {high:,} parameters{share}"),
+    ]
+    if summary.memory is not None:
+        rows.append(("memory", " to ".join(human_bytes(value) for value in summary.memory) + " predicted"))
+    return rows
+
+
+def _share(parameters: int, summary: CheckSummary) -> str:
+    return f"{100 * parameters / summary.base_parameters:.2g} %"
+
+
+def _arrow(objective: Objective) -> str:
+    return "higher is better" if objective.direction is Direction.MAXIMIZE else "lower is better"
+
+
+def _head(objective: Objective) -> str:
+    return objective.name.replace("_", " ")
+
+
+def _table() -> Table:
+    return Table(
+        box=SIMPLE_HEAD,
+        expand=True,
+        pad_edge=False,
+        padding=(0, 1),
+        collapse_padding=True,
+        header_style="bold",
+        show_edge=False,
+    )
+
+
+def front_json(front: Front, history: History, *, study: str) -> dict[str, object]:
+    """What `autopeft front --json` prints."""
+    states = (TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED)
+    counts = {state.value: len(history.in_state(state)) for state in states}
+    return {"study": study, **front.to_json(), "trials": counts}
+
+
+def trials_json(history: History, objectives: Sequence[Objective]) -> list[dict[str, object]]:
+    """What `autopeft trials --json` prints: one object a trial, bytes and seconds."""
+    return [_trial_json(trial, objectives) for trial in history]
+
+
+def _trial_json(trial: Trial, objectives: Sequence[Objective]) -> dict[str, object]:
+    point = point_of(trial, objectives)
+    failure = None
+    if trial.failure is not None:
+        failure = {"kind": trial.failure.kind.value, "message": trial.failure.message}
+    return {
+        "trial": trial.number,
+        "state": trial.state.value,
+        "values": None if point is None else dict(point.values),
+        "predicted": dict(trial.predicted),
+        "seconds": trial.seconds,
+        "failure": failure,
+        "configuration_id": trial.configuration.id,
+        "configuration": trial.configuration.to_json(),
+        "epochs": [measurement.to_json() for measurement in trial.measurements],
+    }

@@ -1,0 +1,434 @@
+"""Jobs on Ray Tune: long-lived workers, several at once, on this machine or a cluster. The only module that names Ray.
+
+Tune runs, it does not remember: its files go to a folder that is deleted at the end, nothing is restored from them.
+A searcher of ours gives Tune the runner's jobs, a scheduler of ours gives the runner Tune's results; the trainer stays
+loaded between jobs because workers are class Trainables whose actors are reused.
+"""
+
+import logging
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
+
+import ray
+from ray import tune
+from ray.tune.callback import Callback
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from autopeft.errors import AutoPeftError, SpecError, TrialError
+from autopeft.search.trial import FailureKind
+from autopeft.studies.executor import (
+    AbstractExecutor,
+    AbstractTrialSource,
+    Assignment,
+    Resources,
+    WorkerLost,
+    WorkerSpec,
+    timeout_report,
+)
+from autopeft.studies.lock import process_start
+from autopeft.studies.signals import StopLevel, StopRequest
+from autopeft.studies.worker import Worker
+from autopeft.trainers.job import Report, TrainJob
+
+POLL_SECONDS = 0.05
+"""How long Tune's event loop may wait for a proposal while jobs run."""
+LOAD_SECONDS = 1800.0
+"""A worker may take so long to start and to load model and data, where trials have a deadline."""
+MAX_STILLBORN = 3
+"""Workers that may die before any has ever loaded the model; then it is not the trials' fault."""
+_TELLING = ("Worker exit", "killed", "memory", "Error:", "node has died", "node is dead", "preempted")
+_PREFIX = "autopeft-ray-"
+_STORE_BYTES = 100 * 2**20
+"""Of Ray's object store: jobs and reports are a few kilobytes."""
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_THRESHOLD_S": "60",
+}
+"""Keeps Ray and Tune quiet, in the working folder, off the network, and from taking Ctrl-C."""
+
+
+class TuneExecutor(AbstractExecutor):
+    """Runs jobs on Ray; a Ray that this process has already started is used and left as it is."""
+
+    def __init__(self, spec: WorkerSpec, resources: Resources) -> None:
+        self._spec = replace(spec, threads=resources.cpus_per_job)
+        self._resources = resources
+
+    def run(self, source: AbstractTrialSource, stop: StopRequest) -> None:
+        with ray_session(self._resources) as folder:
+            self._run(_Book(source=source, stop=stop, spec=self._spec), folder)
+
+    def _run(self, book: "_Book", folder: Path) -> None:
+        jobs, share = _share(self._resources)
+        pool = ThreadPoolExecutor(1, thread_name_prefix="autopeft-propose")
+        with suppress(_StopError):
+            try:
+                tune.run(
+                    _JobTrainable,
+                    name="study",
+                    storage_path=str(folder / "tune"),
+                    num_samples=-1,
+                    search_alg=_Proposals(book, pool),
+                    max_concurrent_trials=jobs,
+                    scheduler=_Recorder(book),
+                    callbacks=[_Watch(book)],
+                    resources_per_trial=share,
+                    reuse_actors=True,
+                    trial_dirname_creator=_trial_id,
+                    trial_name_creator=_trial_id,
+                    raise_on_failed_trial=False,
+                    verbose=0,
+                )
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+        if book.fatal is not None:
+            raise book.fatal
+
+
+@contextmanager
+def ray_session(resources: Resources) -> Iterator[Path]:
+    """A quiet Ray to run on, and a folder that is deleted with it; sessions nest, the outermost one owns Ray.
+
+    Raises:
+        SpecError: No cluster at the address.
+    """
+    base = _short_folder()
+    _clear_leftovers(base)
+    folder = TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", dir=base, ignore_cleanup_errors=True)
+    with folder as path, _environment(), _muted(), _ray(resources, Path(path)):
+        yield Path(path)
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """What Ray reads from the environment, set for the time of a run; all its variables are put back after."""
+    before = dict(os.environ)
+    os.environ.update(_SETTINGS)
+    # Ray guards a cluster with a token, which it would write below the home folder if it were not given one.
+    os.environ.setdefault("RAY_AUTH_TOKEN", _token())
+    try:
+        yield
+    finally:
+        for name in [name for name in os.environ if name.startswith(("RAY_", "TUNE_"))]:
+            del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if name not in os.environ})
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Ray's log stays below CRITICAL out of sight; failed trials are told by the study, not by Tune."""
+    from ray._private import worker as core
+
+    logger = logging.getLogger("ray")
+    level, told = logger.level, core.print_to_stdstream
+    logger.setLevel(logging.CRITICAL)
+    # Ray 2.60 prints a dead worker's obituary on stdout, whatever log_to_driver says; data of ours goes there.
+    core.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        core.print_to_stdstream = told
+        logger.setLevel(level)
+
+
+@cache
+def _token() -> str:
+    """One token a process: Ray's core reads it once."""
+    return secrets.token_hex(32)
+
+
+@contextmanager
+def _ray(resources: Resources, folder: Path) -> Iterator[None]:
+    """A Ray to run on: the process's own, the cluster at `resources.address`, or one started here and ended after."""
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, object] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if resources.address is not None:
+        options["address"] = resources.address
+    else:
+        options |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES, "_temp_dir": str(folder / "ray")}
+        if resources.max_jobs is not None:
+            options["num_cpus"] = max(resources.max_jobs * resources.cpus_per_job, os.cpu_count() or 1)
+    try:
+        ray.init(**options)  # type: ignore[arg-type]  # names and types as in its signature
+    except ConnectionError as error:
+        raise SpecError(
+            f"resources.address: no Ray cluster answers at {resources.address!r}",
+            hint="start one with `ray start --head`, or leave the address out to use this machine",
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _share(resources: Resources) -> tuple[int, dict[str, float]]:
+    """How many jobs fit at once, and what each gets."""
+    there = ray.cluster_resources()
+    cpus, gpus = there.get("CPU", 1.0), there.get("GPU", 0.0)
+    gpu = resources.gpus_per_job if resources.gpus_per_job is not None else float(gpus > 0)
+    if gpu > gpus:
+        raise SpecError(f"resources.gpus_per_job: got {gpu:g}; {gpus:g} there", hint="use 0 to train on the CPU")
+    fit = int(cpus // resources.cpus_per_job)
+    if gpu > 0:
+        # Several jobs share a GPU only whole: two of 0.4 fit on one, and 0.2 of it stays free.
+        fit = min(fit, int(gpus // gpu) if gpu >= 1 else int(gpus) * int(1 / gpu + 1e-9))
+    if fit < 1:
+        raise SpecError(f"resources.cpus_per_job: got {resources.cpus_per_job}; {cpus:g} there", hint="use 1")
+    jobs = fit if resources.max_jobs is None else min(fit, resources.max_jobs)
+    return jobs, {"cpu": resources.cpus_per_job, "gpu": gpu}
+
+
+def _short_folder() -> Path:
+    """Ray's socket names have 107 bytes; a long temporary folder leaves no room for them."""
+    return Path("/tmp" if len(gettempdir()) > 30 else gettempdir())
+
+
+def _clear_leftovers(base: Path) -> None:
+    """Remove what drivers that were killed could not."""
+    for path in base.glob(f"{_PREFIX}*-*"):
+        owner = path.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdigit() and process_start(int(owner)) is None:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _trial_id(trial: TuneTrial) -> str:
+    return str(trial.trial_id)
+
+
+class _StopError(Exception):
+    """Leaves Tune's loop at once; its clean-up kills the workers."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _InFlight:
+    assignment: Assignment
+    since: float = field(default_factory=time.monotonic)
+    """When it was handed out; from when its worker is ready, when that was."""
+    ready: bool = False
+
+    @property
+    def late(self) -> bool:
+        """Whether it runs past its deadline; loading the model does not count, but may not take for ever either."""
+        deadline = self.assignment.deadline_seconds
+        limit = deadline if self.ready or deadline is None else max(deadline, LOAD_SECONDS)
+        return limit is not None and time.monotonic() - self.since > limit
+
+
+@dataclass(slots=True, kw_only=True)
+class _Book:
+    """What the driver's parts share: jobs in flight, by Tune's trial id."""
+
+    source: AbstractTrialSource
+    stop: StopRequest
+    spec: WorkerSpec
+    flying: dict[str, _InFlight] = field(default_factory=dict)
+    fatal: AutoPeftError | None = None
+    any_ready: bool = False
+    stillborn: int = 0
+    ended: int = 0
+    """Jobs that have left `flying`."""
+
+    @property
+    def stopping(self) -> bool:
+        return self.fatal is not None or self.stop.level is not StopLevel.NONE
+
+    def record(self, assignment: Assignment, event: Report | WorkerLost) -> bool:
+        """Tell the runner; Tune would turn its errors into text, so they are kept for the end."""
+        try:
+            return self.source.record(assignment, event)
+        except AutoPeftError as error:
+            self.fatal = self.fatal or error
+            return False
+
+    def land(self, trial_id: str) -> Assignment | None:
+        """A job is over for this executor; None when it was already."""
+        flight = self.flying.pop(trial_id, None)
+        self.ended += flight is not None
+        return flight and flight.assignment
+
+    def lose(self, trial_id: str, reason: str) -> None:
+        """A worker died; nothing to say when its job was finished (or timed out) before."""
+        assignment = self.land(trial_id)
+        if assignment is None:
+            return
+        self.stillborn += not self.any_ready
+        if self.stillborn >= MAX_STILLBORN:
+            self.fatal = self.fatal or TrialError(f"workers die before they have loaded the model: {reason}")
+        if _is_out_of_memory(reason):
+            failure = (FailureKind.OOM.value, reason)
+            for slot in range(len(assignment.numbers)):
+                self.record(assignment, Report(slot=slot, measurement=None, failure=failure, done=True))
+        self.record(assignment, WorkerLost(reason=reason, counted=not _is_node_loss(reason)))
+
+
+class _JobTrainable(tune.Trainable):
+    """A worker as Tune sees it: one step is one report."""
+
+    def setup(self, config: dict[str, object]) -> None:
+        spec = config["spec"]
+        assert isinstance(spec, WorkerSpec)
+        self._worker = Worker(spec)
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, object]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, object]) -> None:
+        job = config["job"]
+        assert isinstance(job, TrainJob)
+        self._reports: Iterator[Report] | None = None
+        self._job = job
+
+    def step(self) -> dict[str, object]:
+        """The next report under `report`; the first step of a job only sees that model and data are loaded."""
+        if self._reports is None:
+            try:
+                self._worker.build()
+            except AutoPeftError as error:
+                return {"fatal": error}
+            self._reports = self._worker.run(self._job)
+            return {"ready": True}
+        return {"report": next(self._reports, None)}
+
+    def cleanup(self) -> None:
+        self._worker.close()
+
+
+class _Proposals(Searcher):
+    """Gives Tune the runner's jobs. Proposals are computed in a thread, one at a time, when a slot is free."""
+
+    def __init__(self, book: _Book, pool: ThreadPoolExecutor) -> None:
+        super().__init__()
+        self._book, self._pool = book, pool
+        self._pending: Future[list[Assignment]] | None = None
+        self._dry_since: int | None = None
+
+    def suggest(self, trial_id: str) -> dict[str, object] | str | None:
+        book = self._book
+        if book.stopping:
+            return Searcher.FINISHED
+        if self._dry_since == book.ended and book.flying:
+            return None
+        if self._pending is None:
+            self._pending = self._pool.submit(book.source.propose, 1)
+        jobs = self._wait(self._pending)
+        if jobs is None:
+            return Searcher.FINISHED if book.stopping else None
+        self._pending = None
+        if not jobs:
+            self._dry_since = book.ended
+            return None if book.flying else Searcher.FINISHED
+        book.flying[trial_id] = _InFlight(assignment=jobs[0])
+        return {"job": jobs[0].job, "spec": book.spec}
+
+    def _wait(self, pending: "Future[list[Assignment]]") -> list[Assignment] | None:
+        """The proposal; None when it is not ready and other jobs need the loop, or a stop was asked for."""
+        while True:
+            try:
+                return pending.result(timeout=POLL_SECONDS)
+            except TimeoutError:
+                if pending.done() or self._book.flying or self._book.stopping:
+                    return None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, object] | None = None, error: bool = False) -> None:
+        """Nothing: the recorder has seen every result."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: the study storage remembers."""
+
+
+class _Recorder(FIFOScheduler):
+    """Gives the runner every report and stops the Tune trial whose job is done."""
+
+    def __init__(self, book: _Book) -> None:
+        super().__init__()
+        self._book = book
+
+    def on_trial_result(self, tune_controller: object, trial: TuneTrial, result: dict[str, object]) -> str:
+        book, flight = self._book, self._book.flying.get(trial.trial_id)
+        if "fatal" in result:
+            error = result["fatal"]
+            assert isinstance(error, AutoPeftError)
+            book.fatal = error
+            return TrialScheduler.STOP
+        if flight is None:
+            return TrialScheduler.STOP
+        if "ready" in result:
+            book.any_ready, flight.ready, flight.since = True, True, time.monotonic()
+            return TrialScheduler.CONTINUE
+        report = result["report"]
+        going_on = isinstance(report, Report) and book.record(flight.assignment, report)
+        if going_on or (report is not None and len(flight.assignment.numbers) > 1):
+            return TrialScheduler.CONTINUE
+        book.land(trial.trial_id)
+        return TrialScheduler.STOP
+
+
+class _Watch(Callback):
+    """Sees what no result tells: dead workers, deadlines, a request to stop now."""
+
+    def __init__(self, book: _Book) -> None:
+        self._book = book
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
+        self._book.lose(trial.trial_id, _reason(trial))
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: object) -> None:
+        book = self._book
+        if book.stop.level is StopLevel.NOW or book.fatal is not None:
+            for trial in trials:
+                _kill(trial)
+            raise _StopError
+        for trial in trials:
+            flight = book.flying.get(trial.trial_id)
+            if flight is not None and flight.late:
+                book.land(trial.trial_id)
+                for slot in range(len(flight.assignment.numbers)):
+                    book.record(flight.assignment, timeout_report(flight.assignment, slot))
+                _kill(trial)
+
+
+def _kill(trial: TuneTrial) -> None:
+    actor = trial.temporary_state.ray_actor
+    if actor is not None:
+        ray.kill(actor)
+
+
+def _reason(trial: TuneTrial) -> str:
+    """What Tune wrote about a trial's error, in one line."""
+    file = Path(trial.error_file or "")
+    text = file.read_text() if file.is_file() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "Failure #" not in line]
+    told = [line for line in lines if any(word in line for word in _TELLING)]
+    line = (told or lines or ["its process is gone"])[-1]
+    # Of Ray's paragraph the first sentence is a fact and the rest a list of guesses.
+    return line.partition("Worker exit detail: ")[2].partition(". Some common causes")[0] or line[:300]
+
+
+def _is_out_of_memory(reason: str) -> bool:
+    return "out of memory" in reason.lower() or "running low on memory" in reason.lower()
+
+
+def _is_node_loss(reason: str) -> bool:
+    return "node has died" in reason or "node is dead" in reason or "preempted" in reason

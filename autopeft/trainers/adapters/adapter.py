@@ -1,0 +1,79 @@
+"""What a built adapter is: the tensors of one method at one layer, and the hooks by which they act."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from autopeft.errors import ConfigurationError
+from autopeft.spaces.configuration import FieldValue
+from autopeft.spaces.model_shape import ModelShape, Role, Site
+
+
+class Handle(Protocol):
+    """Something attached to a base model that can be taken off again."""
+
+    def remove(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where and how one adapter is built."""
+
+    shape: ModelShape
+    layer: int
+    method: str
+    values: Mapping[str, FieldValue]
+    generator: torch.Generator
+    """On the CPU; the only source of chance, so that equal seeds give equal tensors on every device."""
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return self.shape.layers[self.layer]
+
+    def size(self, field: str) -> int:
+        """A whole number of `values`."""
+        value = self.values[field]
+        assert isinstance(value, int)
+        return value
+
+    def real(self, field: str, default: float) -> float:
+        """A number of `values`, or `default` where the configuration does not carry the field."""
+        value = self.values.get(field, default)
+        assert isinstance(value, (int, float))
+        return float(value)
+
+    def only_site(self, role: Role) -> Site:
+        """The one site of this layer with `role`.
+
+        Raises:
+            ConfigurationError: The layer has none, or several (a mixture of experts).
+        """
+        found = [site for site in self.sites if site.role is role]
+        if len(found) != 1:
+            names = ", ".join(site.name for site in found[:4]) or "none"
+            raise ConfigurationError(
+                f"{self.method}: layer {self.layer} of this {self.shape.family} model needs exactly one {role} site,"
+                f" it has {len(found)} ({names})",
+                hint="use lora with explicit targets on this architecture",
+            )
+        return found[0]
+
+
+class AbstractAdapter(nn.Module, ABC):
+    """One method at one layer. The base model's modules and state dict stay as they are: only hooks are added."""
+
+    @abstractmethod
+    def attach(self, model: PreTrainedModel, layer: nn.Module) -> list[Handle]:
+        """Make this adapter act on `layer` of `model`; removing every returned handle undoes it exactly.
+
+        Raises:
+            ModelError: The layer works in a way this method cannot act on.
+        """
+
+
+Builder = Callable[[Placement], AbstractAdapter]

@@ -1,0 +1,106 @@
+"""Low-rank updates beside frozen linear maps (Hu et al. 2021, arXiv 2106.09685).
+
+Shapes: I and O the map's input and output width, R rank.
+"""
+
+import math
+from typing import Final, final
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from autopeft.errors import ConfigurationError
+from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, Placement
+from autopeft.trainers.sites import Conv1D, LinearLike
+
+DEFAULT_ALPHA: Final = 16.0
+
+
+@final
+class LoraPair(nn.Module):
+    """The two factors at one site: y += (alpha / R) * B A dropout(x)."""
+
+    def __init__(self, *, d_in: int, d_out: int, rank: int, alpha: float, dropout: float) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.zeros(rank, d_in))  # [R, I]
+        self.b = nn.Parameter(torch.zeros(d_out, rank))  # [O, R]
+        self.alpha = alpha
+        self.scale = alpha / rank
+        self.dropout = dropout
+
+    def forward(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """`output` [..., O] plus the update for the input `x` [..., I], in the output's dtype.
+
+        The factors are cast to the activations' dtype, so a bf16 base computes in bf16 from fp32 masters; the
+        scaled product is added in one call that needs no temporary of the output's size.
+        """
+        dropped = functional.dropout(x, self.dropout, training=self.training) if self.dropout else x
+        hidden = functional.linear(dropped, self.a.to(x.dtype)).flatten(0, -2).to(output.dtype)
+        b = self.b.to(output.dtype).t()
+        return torch.addmm(output.flatten(0, -2), hidden, b, alpha=self.scale).view(output.shape)
+
+    @torch.no_grad()
+    def delta(self, linear: LinearLike) -> torch.Tensor:
+        """The update as a matrix, [O, I] or in the transposed layout of `linear.weight`, fp32."""
+        delta = self.scale * (self.b.float() @ self.a.float())
+        return delta.t() if isinstance(linear, Conv1D) else delta
+
+
+@final
+class LoraAdapter(AbstractAdapter):
+    """LoRA on the target sites of one layer; exactly zero at initialisation."""
+
+    def __init__(self, pairs: dict[str, LoraPair]) -> None:
+        super().__init__()
+        self.targets = tuple(pairs)
+        for name, pair in pairs.items():
+            self.add_module(name.replace(".", "_"), pair)
+
+    def pair(self, target: str) -> LoraPair:
+        """The factors at the site called `target`."""
+        pair = self.get_submodule(target.replace(".", "_"))
+        assert isinstance(pair, LoraPair)
+        return pair
+
+    def attach(self, model: PreTrainedModel, layer: nn.Module) -> list[Handle]:
+        handles: list[Handle] = []
+        for target in self.targets:
+            pair = self.pair(target)
+
+            def hook(
+                _: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor, pair: LoraPair = pair
+            ) -> torch.Tensor:
+                return pair(args[0], output)
+
+            handles.append(layer.get_submodule(target).register_forward_hook(hook))
+        return handles
+
+
+def build_lora(placement: Placement) -> LoraAdapter:
+    """Kaiming-uniform A (a = sqrt(5)), zero B, at every target of the layer.
+
+    Raises:
+        ConfigurationError: A target is no linear site of the layer.
+    """
+    targets = placement.values["targets"]
+    assert isinstance(targets, tuple)
+    pairs: dict[str, LoraPair] = {}
+    by_name = {site.name: site for site in placement.sites}
+    for name in targets:
+        if name not in by_name:
+            raise ConfigurationError(
+                f"lora: layer {placement.layer} has no linear site {name!r}",
+                hint=f"its sites are {', '.join(by_name)}",
+            )
+        pair = LoraPair(
+            d_in=by_name[name].d_in,
+            d_out=by_name[name].d_out,
+            rank=placement.size("rank"),
+            alpha=placement.real("alpha", DEFAULT_ALPHA),
+            dropout=placement.real("dropout", 0.0),
+        )
+        nn.init.kaiming_uniform_(pair.a, a=math.sqrt(5), generator=placement.generator)
+        pairs[name] = pair
+    return LoraAdapter(pairs)

@@ -1,0 +1,111 @@
+"""Length-bucketed batches: rows of like length together, padded to the longest of their own batch.
+
+Letters: B rows of a batch, T tokens of its longest row.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autopeft.trainers.tokens import TokenizedSplit
+
+IntArray = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+
+WINDOW = 32
+"""Batches in a window. On GLUE's lengths 8 leave 4 % padding, 32 leave 1 %; a larger window makes the batches' order
+alone random."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Rows padded on the right; every array is `int64`."""
+
+    ids_BT: IntArray
+    mask_BT: IntArray
+    """1 for a token, 0 for padding."""
+    types_BT: IntArray | None
+    """Segment of each token, for models that have segments."""
+    targets: np.ndarray[tuple[int, ...], np.dtype[np.int64]] | np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+    """`[B]` labels (int64 classes or float32 numbers), or `[B, T]` next-token targets with -100 where there is none."""
+    tokens: int
+    """Tokens that are no padding."""
+
+
+def training_batches(lengths: IntArray, batch_size: int, *, seed: int, epoch: int) -> list[IntArray]:
+    """Row indices of each batch of one epoch: every row once, `ceil(n / batch_size)` batches.
+
+    Rows are shuffled, cut into windows, and sorted inside each window from long to short, so that a batch has rows of
+    like length; then the batches are shuffled. All batches are full but one, which has the shortest rows of its window:
+    the largest batch, and with it peak memory, is then the same in every epoch and for every seed.
+
+    Args:
+        lengths: Tokens of each row.
+        batch_size: Rows of a batch.
+        seed: Of the trial.
+        epoch: From 0; each has an order of its own.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(lengths))
+    batches: list[IntArray] = []
+    for start in range(0, len(order), WINDOW * batch_size):
+        window = order[start : start + WINDOW * batch_size]
+        window = window[np.argsort(-lengths[window], kind="stable")]
+        batches += [window[first : first + batch_size] for first in range(0, len(window), batch_size)]
+    return [batches[index] for index in generator.permutation(len(batches))]
+
+
+def evaluation_batches(lengths: IntArray, batch_size: int) -> list[IntArray]:
+    """Row indices of each batch, longest rows first: what does not fit into memory fails at once."""
+    order = np.argsort(-lengths, kind="stable")
+    return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+
+
+def largest_batch(lengths: IntArray, batches: Sequence[IntArray]) -> int:
+    """Index of the first batch with the most cells (rows times longest row)."""
+    return int(np.argmax([len(rows) * int(lengths[rows].max()) for rows in batches]))
+
+
+def padding_share(lengths: IntArray, batches: Sequence[IntArray]) -> float:
+    """Share of the batches' cells that are padding, in [0, 1)."""
+    cells = sum(len(rows) * int(lengths[rows].max()) for rows in batches)
+    return 1.0 - float(lengths.sum()) / cells
+
+
+def collate(split: TokenizedSplit, rows: IntArray, *, pad_id: int) -> Batch:
+    """The rows at `rows`, padded on the right to the longest of them."""
+    lengths_B = split.lengths[rows]
+    columns_T = np.arange(int(lengths_B.max()))
+    real_BT = columns_T < lengths_B[:, None]
+    cells = np.concatenate([np.arange(split.offsets[row], split.offsets[row + 1]) for row in rows])
+    ids_BT = np.full(real_BT.shape, pad_id, dtype=np.int64)
+    ids_BT[real_BT] = split.ids[cells]
+    types_BT = None
+    if split.types is not None:
+        types_BT = np.zeros(real_BT.shape, dtype=np.int64)
+        types_BT[real_BT] = split.types[cells]
+    targets = split.labels[rows] if split.labels is not None else _next_tokens(ids_BT, real_BT, split.starts[rows])
+    return Batch(
+        ids_BT=ids_BT,
+        mask_BT=real_BT.astype(np.int64),
+        types_BT=types_BT,
+        targets=targets,
+        tokens=int(lengths_B.sum()),
+    )
+
+
+def _next_tokens(
+    ids_BT: IntArray, real_BT: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], starts_B: IntArray
+) -> IntArray:
+    """Target of each position: the token after it, where that is real and not before the row's first target."""
+    targets_BT = np.full(ids_BT.shape, -100, dtype=np.int64)
+    columns_T = np.arange(1, ids_BT.shape[1])
+    wanted = real_BT[:, 1:] & (columns_T >= starts_B[:, None])
+    targets_BT[:, :-1][wanted] = ids_BT[:, 1:][wanted]
+    return targets_BT
+
+
+def batches_of(split: TokenizedSplit, batches: Sequence[IntArray], *, pad_id: int) -> Iterator[Batch]:
+    """`collate` of each of `batches`, in turn."""
+    for rows in batches:
+        yield collate(split, rows, pad_id=pad_id)

@@ -1,0 +1,241 @@
+"""Trains and scores one configuration: one flat loop, no callbacks."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from autopeft.errors import ConfigurationError, DeadlineError, DivergedError, SpecError
+from autopeft.objectives.measurement import Measurement
+from autopeft.spaces.configuration import Configuration
+from autopeft.trainers.batches import batches_of, evaluation_batches, largest_batch, training_batches
+from autopeft.trainers.job import TrainingSettings
+from autopeft.trainers.meter import MemoryMeter
+from autopeft.trainers.model import LoadedModel, head_parameters, set_training
+from autopeft.trainers.task import Task
+from autopeft.trainers.tokens import TokenizedSplit
+
+SCHEDULES = ("linear", "cosine", "constant")
+
+CHECK_STEPS = 16
+"""Steps between two looks at the running loss: each look waits for the device, and NaN stays NaN in a sum."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Everything one training run needs; the adapters are attached already."""
+
+    loaded: LoadedModel
+    adapters: nn.Module
+    task: Task
+    metrics: tuple[str, ...]
+    train: TokenizedSplit
+    validation: TokenizedSplit
+    settings: TrainingSettings
+    """With the configuration's own entries applied."""
+    epochs: int
+    seed: int
+    """Of data order and dropout."""
+    deadline_seconds: float | None = None
+    """Wall-clock limit from the start of training, evaluation included."""
+
+
+def settings_of(settings: TrainingSettings, configuration: Configuration) -> TrainingSettings:
+    """`settings` with the training entries of `configuration` in their place.
+
+    Raises:
+        ConfigurationError: An entry that is no training setting.
+        SpecError: A setting out of its range.
+    """
+    known = {field.name for field in fields(TrainingSettings)} - {"seed"}
+    entries = dict(configuration.training)
+    unknown = sorted(set(entries) - known)
+    if unknown:
+        raise ConfigurationError(
+            f"training setting {unknown[0]!r} is unknown; a configuration may set {', '.join(sorted(known))}"
+        )
+    for name in ("batch_size", "evaluation_batch_size", "epochs", "max_length"):
+        if name in entries:
+            entries[name] = int(entries[name])
+    merged = replace(settings, **entries)  # type: ignore[arg-type]  # names checked above, values by check_settings
+    check_settings(merged)
+    return merged
+
+
+def check_settings(settings: TrainingSettings) -> None:
+    """Raise SpecError, naming the setting, its value and what is allowed, when one is out of range."""
+    rules = {
+        "epochs": (settings.epochs >= 1, "1 or more"),
+        "batch_size": (settings.batch_size >= 1, "1 or more"),
+        "evaluation_batch_size": (settings.evaluation_batch_size >= 1, "1 or more"),
+        "max_length": (settings.max_length >= 2, "2 or more"),
+        "learning_rate": (0.0 < settings.learning_rate < math.inf, "a number above 0"),
+        "weight_decay": (0.0 <= settings.weight_decay < math.inf, "0 or more"),
+        "warmup_ratio": (0.0 <= settings.warmup_ratio <= 1.0, "from 0 to 1"),
+        "clip_norm": (settings.clip_norm is None or settings.clip_norm > 0.0, "a number above 0, or nothing"),
+        "schedule": (settings.schedule in SCHEDULES, ", ".join(SCHEDULES)),
+    }
+    for name, (valid, allowed) in rules.items():
+        if not valid:
+            raise SpecError(f"training.{name}: got {getattr(settings, name)!r}; allowed: {allowed}")
+
+
+def learning_rate_factor(step: int, *, total: int, warmup_ratio: float, schedule: str) -> float:
+    """Share of the peak learning rate at `step` (from 0) of `total`: up in a line, then down as `schedule` says.
+
+    The first step of a warm-up of w steps has 1 / w, the last 1; a linear or cosine end would be 0 at step `total`.
+    """
+    warmup = math.ceil(warmup_ratio * total)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    shapes = {"linear": 1.0 - progress, "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)), "constant": 1.0}
+    return shapes[schedule]
+
+
+def make_optimizer(trained: Sequence[tuple[str, nn.Parameter]], settings: TrainingSettings) -> torch.optim.AdamW:
+    """AdamW over `trained` (name, parameter); biases and other vectors are not decayed."""
+    plain = [parameter for name, parameter in trained if parameter.dim() < 2 or name.endswith("bias")]
+    chosen = {id(parameter) for parameter in plain}
+    decayed = [parameter for _, parameter in trained if id(parameter) not in chosen]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    fused = all(parameter.device.type in ("cpu", "cuda") for _, parameter in trained)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
+
+
+def train(run: Run) -> Iterator[Measurement]:
+    """Train, yielding what was measured at the end of every epoch.
+
+    Deterministic in (run, device, number of threads); the process's random state is the same before and after each
+    epoch. Memory is measured on the first epoch's largest step (see `autopeft.trainers.meter`). Without anything to
+    train (no adapter, no head) the model is only scored.
+
+    Raises:
+        DivergedError: The loss, or a validation prediction, is NaN or infinite.
+        DeadlineError: `run.deadline_seconds` have passed.
+    """
+    head = head_parameters(run.loaded)
+    optimizer = make_optimizer([*run.adapters.named_parameters(), *head.items()], run.settings)
+    meter = MemoryMeter(device=run.loaded.model.device, modules=(run.loaded.model, run.adapters))
+    meter.start()
+    train_seconds, evaluation_seconds = 0.0, 0.0
+    began = time.perf_counter()
+    for epoch in range(run.epochs):
+        epoch_began = time.perf_counter()
+        train_loss = _train_epoch(run, optimizer, meter, epoch=epoch, began=began)
+        peak_bytes = meter.peak_bytes(optimizer)
+        train_seconds += time.perf_counter() - epoch_began
+        evaluation_began = time.perf_counter()
+        metrics = evaluate(run, run.validation)
+        evaluation_seconds += time.perf_counter() - evaluation_began
+        yield Measurement(
+            epoch=epoch + 1,
+            metrics=metrics,
+            train_loss=train_loss,
+            train_seconds=train_seconds,
+            evaluation_seconds=evaluation_seconds,
+            tokens=(epoch + 1) * int(run.train.lengths.sum()),
+            peak_bytes=peak_bytes,
+            parameters=sum(parameter.numel() for parameter in run.adapters.parameters()),
+            head_parameters=sum(parameter.numel() for parameter in head.values()),
+        )
+
+
+def _train_epoch(run: Run, optimizer: torch.optim.Optimizer, meter: MemoryMeter, *, epoch: int, began: float) -> float:
+    """One pass over the training rows; its mean loss. The last look at the loss waits for the device."""
+    model, device, settings = run.loaded.model, run.loaded.model.device, run.settings
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    batches = training_batches(run.train.lengths, settings.batch_size, seed=run.seed, epoch=epoch)
+    largest = largest_batch(run.train.lengths, batches) if epoch == 0 else None
+    loss_sum = torch.zeros((), dtype=torch.float32, device=device)
+    _set_mode(run, training=True)
+    with _random_state(device, seed=run.seed, epoch=epoch):
+        for index, batch in enumerate(batches_of(run.train, batches, pad_id=_pad_id(run))):
+            factor = learning_rate_factor(
+                epoch * len(batches) + index,
+                total=run.epochs * len(batches),
+                warmup_ratio=settings.warmup_ratio,
+                schedule=settings.schedule,
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * factor
+            with meter.step(optimizer) if index == largest else nullcontext():
+                loss = run.task.loss(*run.task.outputs(model, batch, device))
+                if parameters:
+                    loss.backward()
+            if settings.clip_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            loss_sum += loss.detach()
+            if index % CHECK_STEPS == 0:
+                _check_finite(loss_sum, epoch=epoch)
+            _check_deadline(run, began)
+    return _check_finite(loss_sum, epoch=epoch) / len(batches)
+
+
+def evaluate(run: Run, split: TokenizedSplit) -> dict[str, float]:
+    """The run's metrics and `loss` on `split`.
+
+    Raises:
+        DivergedError: A prediction is NaN or infinite.
+    """
+    model, device = run.loaded.model, run.loaded.model.device
+    batches = evaluation_batches(split.lengths, run.settings.evaluation_batch_size)
+    statistics: list[torch.Tensor] = []
+    targets: list[torch.Tensor] = []
+    _set_mode(run, training=False)
+    with torch.inference_mode():
+        for batch in batches_of(split, batches, pad_id=_pad_id(run)):
+            outputs, target_N = run.task.outputs(model, batch, device)
+            statistics.append(run.task.statistics(outputs, target_N))
+            targets.append(target_N)
+        scored = torch.cat(statistics).cpu().numpy().astype(np.float64)
+        expected = torch.cat(targets).cpu().numpy().astype(np.float64)
+    return run.task.score(run.metrics, scored, expected)
+
+
+def _set_mode(run: Run, *, training: bool) -> None:
+    """Dropout of adapters and head on or off; the frozen base never drops anything."""
+    set_training(run.loaded, training=training)
+    run.adapters.train(training)
+
+
+def _pad_id(run: Run) -> int:
+    """Any id would do, the mask hides it; the tokenizer's own keeps a model that looks for it content."""
+    return int(run.loaded.tokenizer.pad_token_id)
+
+
+def _check_finite(loss_sum: torch.Tensor, *, epoch: int) -> float:
+    value = float(loss_sum.item())
+    if not math.isfinite(value):
+        raise DivergedError(f"the training loss became {value} in epoch {epoch + 1}", hint="lower the learning rate")
+    return value
+
+
+def _check_deadline(run: Run, began: float) -> None:
+    if run.deadline_seconds is not None and time.perf_counter() - began > run.deadline_seconds:
+        raise DeadlineError(
+            f"training ran past its deadline of {run.deadline_seconds:g} s",
+            hint="raise the deadline, or lower epochs or max_length",
+        )
+
+
+@contextmanager
+def _random_state(device: torch.device, *, seed: int, epoch: int) -> Iterator[None]:
+    """Torch's random state for dropout, a function of (seed, epoch); put back afterwards."""
+    state = int(np.random.default_rng([seed, epoch, 1]).integers(2**63))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(state)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(state)
+        yield

@@ -1,0 +1,119 @@
+"""Pure-LoRA adapters as a folder that plain Hugging Face `peft` loads."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors.torch import save as save_tensors
+
+from autopeft.errors import ConfigurationError
+from autopeft.spaces.configuration import Configuration
+from autopeft.trainers.adapters.lora import LoraAdapter, LoraPair
+from autopeft.trainers.inject import AdapterSet
+from autopeft.trainers.model import CAUSAL, CLASSIFICATION, LoadedModel, head_state
+from autopeft.trainers.saved import AdapterInfo, describe, read_adapter, write_atomically
+
+CONFIG_FILE: Final = "adapter_config.json"
+TENSORS_FILE: Final = "adapter_model.safetensors"
+TASK_TYPES: Final[Mapping[str, str]] = {CLASSIFICATION: "SEQ_CLS", CAUSAL: "CAUSAL_LM"}
+
+_KEY: Final = "base_model.model."
+"""What peft puts before the name that a module has in the wrapped model."""
+
+
+def save_peft(folder: Path, adapters: AdapterSet, *, loaded: LoadedModel) -> Path:
+    """Write a pure-LoRA adapter and the head of `loaded` for `peft.PeftModel.from_pretrained`.
+
+    Ranks, alphas and targets that differ by layer become `rank_pattern`, `alpha_pattern` and full module names. Peft
+    knows one dropout: where it differs by layer, 0 is written (it does nothing at inference).
+
+    Args:
+        folder: Made when absent.
+        adapters: Attached or not.
+        loaded: The model that they were trained on; its head goes into `modules_to_save`.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        ConfigurationError: The configuration has another method than LoRA, or no LoRA at all.
+    """
+    return _write(folder, adapters, info=describe(adapters, loaded=loaded, task={}), head=head_state(loaded))
+
+
+def convert_to_peft(source: Path, folder: Path) -> Path:
+    """The same from a folder that `saved.save_adapter` wrote; loads no base model.
+
+    Raises:
+        ConfigurationError: The configuration has another method than LoRA, or no LoRA at all.
+        ModelError: `source` is no adapter folder or is damaged.
+    """
+    info, adapters, head = read_adapter(source)
+    return _write(folder, adapters, info=info, head=head)
+
+
+def check_pure_lora(configuration: Configuration) -> None:
+    """Refuse what the PEFT format cannot hold.
+
+    Raises:
+        ConfigurationError: Another method than LoRA, or none.
+    """
+    methods = [setting.method for setting in configuration]
+    if methods != ["lora"]:
+        raise ConfigurationError(
+            f"the PEFT format holds pure LoRA, this configuration has {', '.join(methods) or 'no adapters'}",
+            hint="export in AutoPEFT's own format and load it with autopeft.load",
+        )
+
+
+def _write(folder: Path, adapters: AdapterSet, *, info: AdapterInfo, head: Mapping[str, torch.Tensor]) -> Path:
+    check_pure_lora(info.configuration)
+    pairs = _pairs(adapters, f"{info.base_prefix}.{info.shape.layer_path}")
+    tensors = {f"{_KEY}{name}.lora_A.weight": pair.a for name, pair in pairs.items()}
+    tensors |= {f"{_KEY}{name}.lora_B.weight": pair.b for name, pair in pairs.items()}
+    tensors |= {f"{_KEY}{name}": value for name, value in head.items()}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(folder / TENSORS_FILE, save_tensors(plain, metadata={"format": "pt"}))
+    text = json.dumps(_config(info, pairs), indent=2, sort_keys=True) + "\n"
+    write_atomically(folder / CONFIG_FILE, text.encode())
+    return folder
+
+
+def _pairs(adapters: AdapterSet, layers_path: str) -> dict[str, LoraPair]:
+    """The factors by the full name of their module in the model with its task head."""
+    pairs: dict[str, LoraPair] = {}
+    for _, layer, adapter in adapters.adapters():
+        assert isinstance(adapter, LoraAdapter)
+        for target in adapter.targets:
+            pairs[f"{layers_path}.{layer}.{target}"] = adapter.pair(target)
+    return pairs
+
+
+def _config(info: AdapterInfo, pairs: Mapping[str, LoraPair]) -> dict[str, object]:
+    """The fields of `peft.LoraConfig` that say something; peft fills in the rest."""
+    ranks = {name: pair.a.shape[0] for name, pair in pairs.items()}
+    alphas = {name: pair.alpha for name, pair in pairs.items()}
+    dropouts = {pair.dropout for pair in pairs.values()}
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    return {
+        "peft_type": "LORA",
+        "task_type": TASK_TYPES[info.kind],
+        "base_model_name_or_path": info.spec.name,
+        "revision": info.spec.revision,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {name: value for name, value in ranks.items() if value != rank},
+        "alpha_pattern": {name: value for name, value in alphas.items() if value != alpha},
+        "target_modules": sorted(pairs),
+        "lora_dropout": dropouts.pop() if len(dropouts) == 1 else 0.0,
+        "bias": "none",
+        "fan_in_fan_out": info.transposed,
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": list(info.head_names) or None,
+    }

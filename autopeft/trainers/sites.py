@@ -1,0 +1,157 @@
+"""The layers of a transformer, the linear sites in them, and what each site does, whatever its author called it."""
+
+import inspect
+import re
+from typing import Final
+
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+from transformers.pytorch_utils import Conv1D
+
+from autopeft.errors import ModelError
+from autopeft.spaces.model_shape import ModelShape, Role, Site
+
+LinearLike = nn.Linear | Conv1D
+
+_ATTENTION = r"(?:.*\.)?\w*(?:attn|attention)\w*\.(?:.*\.)?"
+_ANY = r"(?:.*\.)?"
+
+ROLE_PATTERNS: Final[tuple[tuple[str, Role], ...]] = (
+    (r".*(?:crossattention|cross_attn|encoder_attn|cross_attention)\..*", Role.OTHER),
+    (_ANY + r"(?:c_attn|query_key_value|qkv_proj|qkv|Wqkv)", Role.QUERY_KEY_VALUE),
+    (_ANY + r"(?:query|q_proj|q_lin|query_proj|q|wq|Wq)", Role.QUERY),
+    (_ANY + r"(?:key|k_proj|k_lin|key_proj|k|wk|Wk)", Role.KEY),
+    (_ANY + r"(?:value|v_proj|v_lin|value_proj|v|wv|Wv)", Role.VALUE),
+    (_ATTENTION + r"(?:dense|o_proj|out_proj|c_proj|out_lin|o|wo|Wo)", Role.ATTENTION_OUTPUT),
+    (_ATTENTION + r".*", Role.OTHER),
+    (_ANY + r"(?:gate_proj|w1)", Role.MLP_GATE),
+    (
+        _ANY + r"(?:intermediate\.dense|fc1|lin1|c_fc|up_proj|gate_up_proj|dense_h_to_4h|fc_in|Wi|wi|w3|ffn)",
+        Role.MLP_UP,
+    ),
+    (_ANY + r"(?:output\.dense|fc2|lin2|c_proj|down_proj|dense_4h_to_h|fc_out|Wo|wo|w2|ffn_output)", Role.MLP_DOWN),
+)
+"""Dotted site names, first full match wins; anything else is `Role.OTHER`."""
+
+
+def role_of(name: str) -> Role:
+    """What the linear site called `name` (dotted, from its layer) does."""
+    return next((role for pattern, role in ROLE_PATTERNS if re.fullmatch(pattern, name)), Role.OTHER)
+
+
+def linear_sizes(module: LinearLike) -> tuple[int, int]:
+    """(d_in, d_out); `Conv1D` keeps its weight transposed, [d_in, d_out]."""
+    rows, columns = module.weight.shape
+    return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
+
+
+def layer_list(base: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Dotted path and value of the layer list: the longest outermost `ModuleList` of one class.
+
+    A list inside another one (the experts of a layer) is never the layer list, however long.
+
+    Raises:
+        ModelError: There is no such list.
+    """
+    found: dict[str, nn.ModuleList] = {}
+    for path, module in base.named_modules():
+        inside = any(path.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, nn.ModuleList) and not inside and len({type(layer) for layer in module}) == 1:
+            found[path] = module
+    if not found:
+        raise ModelError(
+            f"{type(base).__name__} has no list of transformer layers",
+            hint="use a transformer encoder or decoder, such as a BERT, RoBERTa, GPT-2, Llama or Qwen model",
+        )
+    path = max(found, key=lambda name: len(found[name]))
+    return path, found[path]
+
+
+def linear_sites(layer: nn.Module) -> tuple[Site, ...]:
+    """Every `nn.Linear` and `Conv1D` of `layer`, in module order."""
+    rows: list[Site] = []
+    for name, module in layer.named_modules():
+        if isinstance(module, LinearLike):
+            d_in, d_out = linear_sizes(module)
+            rows.append(Site(name=name, d_in=d_in, d_out=d_out, bias=module.bias is not None, role=role_of(name)))
+    return tuple(rows)
+
+
+def measure(base: PreTrainedModel, config: PretrainedConfig) -> ModelShape:
+    """The shape of a bare base model; its tensors may live on the meta device.
+
+    Raises:
+        ModelError: It has no layer list, or a decoder beside an encoder.
+    """
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{type(base).__name__}: models with an encoder and a decoder are not supported",
+            hint="use an encoder (BERT, RoBERTa, DeBERTa, ...) or a decoder (GPT-2, Llama, Qwen, ...)",
+        )
+    text = config.get_text_config()
+    path, layers = layer_list(base)
+    sites = tuple(linear_sites(layer) for layer in layers)
+    n_heads, n_kv_heads, head_dim = _heads(text, sites[0])
+    embeddings = [m for name, m in base.named_modules() if isinstance(m, nn.Embedding) and not name.startswith(path)]
+    return ModelShape(
+        family=str(config.model_type),
+        layer_path=path,
+        layers=sites,
+        hidden_size=int(text.hidden_size),
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=head_dim,
+        vocabulary_size=int(text.vocab_size),
+        base_parameters=sum(parameter.numel() for parameter in base.parameters()),
+        embedding_parameters=sum(module.weight.numel() for module in embeddings),
+        causal=_is_causal(config, layers[0]),
+        dtype=str(next(base.parameters()).dtype).removeprefix("torch."),
+        attention=str(text._attn_implementation or "eager"),
+    )
+
+
+def layers_of(base: nn.Module, shape: ModelShape) -> nn.ModuleList:
+    """The layer list of a bare base model whose shape is `shape`."""
+    layers = base.get_submodule(shape.layer_path)
+    assert isinstance(layers, nn.ModuleList)
+    return layers
+
+
+def attention_of(layer: nn.Module, sites: tuple[Site, ...]) -> nn.Module | None:
+    """The module that runs attention in `layer`: the parent of its key (or fused) projection; None without one."""
+    for site in sites:
+        if site.role in (Role.KEY, Role.QUERY_KEY_VALUE):
+            return layer.get_submodule(site.name.rpartition(".")[0])
+    return None
+
+
+def uses_attention_interface(attention: nn.Module) -> bool:
+    """Whether the module's forward looks its attention function up in transformers' table, so that ours is called."""
+    forward = inspect.unwrap(type(attention).forward)
+    return "ALL_ATTENTION_FUNCTIONS" in forward.__code__.co_names
+
+
+def _heads(config: PretrainedConfig, sites: tuple[Site, ...]) -> tuple[int, int, int]:
+    """(heads, key/value heads, head width), the latter two from the projections where the layer has them."""
+    width = {site.role: site.d_out for site in reversed(sites)}
+    n_heads = int(config.num_attention_heads)
+    stated = getattr(config, "head_dim", None)
+    head_dim = int(stated or width.get(Role.QUERY, config.hidden_size) // n_heads)
+    if Role.KEY in width:
+        return n_heads, width[Role.KEY] // head_dim, head_dim
+    if Role.QUERY_KEY_VALUE in width:
+        return n_heads, (width[Role.QUERY_KEY_VALUE] // head_dim - n_heads) // 2, head_dim
+    return n_heads, int(getattr(config, "num_key_value_heads", None) or n_heads), head_dim
+
+
+def _is_causal(config: PretrainedConfig, layer: nn.Module) -> bool:
+    for module in layer.modules():
+        flag = getattr(module, "is_causal", None)
+        if isinstance(flag, bool):
+            return flag
+    family = str(config.model_type)
+    return family in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and family not in MODEL_FOR_MASKED_LM_MAPPING_NAMES

@@ -1,0 +1,268 @@
+"""Trains jobs on one real base model that stays loaded between them."""
+
+import gc
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import final
+
+import torch
+
+from autopeft.errors import ModelError, SpecError, TrialError
+from autopeft.objectives.measurement import Measurement
+from autopeft.spaces.model_shape import ModelShape
+from autopeft.trainers import loop
+from autopeft.trainers.data import Splits
+from autopeft.trainers.inject import AdapterSet, inject
+from autopeft.trainers.job import AbstractTrainer, ModelSpec, Report, TaskSpec, TrainingSettings, TrainJob
+from autopeft.trainers.model import LoadedModel, load_head_state, load_model, read_config, read_shape, reset_head
+from autopeft.trainers.precision import fit_model
+from autopeft.trainers.saved import read_adapter, save_adapter
+from autopeft.trainers.task import load_task, resolve_task, tokenize_split
+from autopeft.trainers.tokens import TokenizedSplit, cache_folder
+
+
+@final
+class Trainer(AbstractTrainer):
+    """One base model, one task; model and tokenised data are loaded on first use and kept.
+
+    Args:
+        model: The base; what it leaves open of dtype and attention is chosen for speed (`precision.fit_model`).
+        task: What is learned.
+        settings: How, where a configuration does not say otherwise.
+        device: `cpu`, `cuda`, `cuda:1`...; None takes a CUDA device where there is one.
+        cache: Folder for tokenised data; None is `tokens.cache_folder()`.
+        threads: Sets torch's threads for the whole process; None leaves them.
+
+    Raises:
+        SpecError: A setting out of range, an unknown kind or metric.
+    """
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        task: TaskSpec,
+        settings: TrainingSettings,
+        *,
+        device: str | None = None,
+        cache: Path | None = None,
+        threads: int | None = None,
+    ) -> None:
+        loop.check_settings(settings)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._named = model
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._model = fit_model(model, settings.precision, device=self._device, max_length=settings.max_length)
+        self._spec = task
+        self._settings = settings
+        self._task = resolve_task(task)
+        self._metrics = tuple(dict.fromkeys((task.metric, *task.extra_metrics)))
+        self._cache = cache or cache_folder()
+        self._splits: Splits | None = None
+        self._loaded: LoadedModel | None = None
+        self._tokens: dict[str, TokenizedSplit] = {}
+
+    @property
+    def shape(self) -> ModelShape:
+        """Shape of the base as it is trained, dtype and attention among it; reads no weights.
+
+        Raises:
+            ModelError: The model cannot be read.
+        """
+        return self._loaded.shape if self._loaded is not None else read_shape(self._model)
+
+    @property
+    def splits(self) -> Splits:
+        """The task's rows, read once.
+
+        Raises:
+            DataError: They cannot be used.
+        """
+        if self._splits is None:
+            _, self._splits = load_task(self._spec, seed=self._settings.seed)
+        return self._splits
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The base model on its device, loaded once.
+
+        Raises:
+            ModelError: It cannot be loaded.
+            SpecError: `max_length` is above what it takes.
+        """
+        if self._loaded is None:
+            _check_length(self._model, self._settings.max_length)
+            n_labels = self._task.n_labels(self.splits.classes)
+            loaded = load_model(self._model, kind=self._spec.kind, n_labels=n_labels)
+            loaded.model.to(self._device)
+            loaded.model.config.use_cache = False
+            self._loaded = loaded
+        return self._loaded
+
+    def tokens(self, split: str) -> TokenizedSplit:
+        """One split (`train`, `validation`, `test`) as tokens; each is tokenised when it is first asked for."""
+        if split not in self._tokens:
+            self._tokens[split] = tokenize_split(
+                self._task,
+                self.splits.split(split),
+                classes=self.splits.classes,
+                tokenizer=self.loaded.tokenizer,
+                max_length=self._settings.max_length,
+                cache=self._cache,
+            )
+        return self._tokens[split]
+
+    def run(self, job: TrainJob) -> Iterator[Report]:
+        """Train the job's configurations one after the other.
+
+        `job.settings["deadline_seconds"]` limits each of them. The head is drawn anew from each one's seed. The test
+        split is scored with the last report of each where the job says so, and is not touched otherwise. A
+        configuration that diverges, runs out of memory or past its deadline yields one report with its failure.
+
+        Raises:
+            ConfigurationError: A configuration does not fit the model.
+            DataError: The data cannot be used.
+            ModelError: The base cannot be loaded.
+        """
+        assert len(job.seeds) == len(job.configurations), "one seed a configuration"
+        assert not job.output_dirs or len(job.output_dirs) == len(job.configurations), "one folder a configuration"
+        for slot in range(len(job.configurations)):
+            failure: tuple[str, str] | None = None
+            try:
+                yield from self._train_one(job, slot)
+            except (TrialError, MemoryError, RuntimeError) as error:
+                failure = failure_of(error)
+                if failure is None:
+                    raise
+            if failure is not None:
+                self._free()
+                yield Report(slot=slot, measurement=None, failure=failure, done=True)
+
+    def evaluate(self, adapter: Path | AdapterSet, split: str = "test") -> dict[str, float]:
+        """Metrics and loss of a trained adapter on a split.
+
+        Args:
+            adapter: A folder that `run` wrote (its head is loaded too), or adapters that are attached now.
+            split: `train`, `validation` or `test`.
+
+        Raises:
+            ModelError: The folder is no adapter, or one of another base or task.
+            DivergedError: A prediction is NaN or infinite.
+        """
+        if isinstance(adapter, AdapterSet):
+            return loop.evaluate(self._run_of(adapter, self._settings, epochs=0, seed=0), self.tokens(split))
+        restored = self._attach(adapter)
+        try:
+            return self.evaluate(restored, split)
+        finally:
+            restored.remove()
+
+    def close(self) -> None:
+        """Free the model and the device memory; the next use loads them again."""
+        self._loaded = None
+        self._tokens.clear()
+        self._free()
+
+    def _train_one(self, job: TrainJob, slot: int) -> Iterator[Report]:
+        configuration, seed = job.configurations[slot], job.seeds[slot]
+        settings = loop.settings_of(self._settings, configuration)
+        loaded = self.loaded
+        reset_head(loaded, seed)
+        adapters = inject(loaded.model, loaded.shape, configuration, seed=seed)
+        try:
+            run = self._run_of(adapters, settings, epochs=job.epochs, seed=seed, deadline=_deadline(job))
+            for measurement in loop.train(run):
+                done = measurement.epoch == job.epochs
+                tests = loop.evaluate(run, self.tokens("test")) if done and job.evaluate_test else {}
+                folder = job.output_dirs[slot] if done and job.output_dirs else None
+                if folder is not None:
+                    self._save(folder, adapters, measurement)
+                yield Report(slot=slot, measurement=measurement, done=done, test_metrics=tests)
+        finally:
+            adapters.remove()
+
+    def _save(self, folder: Path, adapters: AdapterSet, measurement: Measurement) -> None:
+        """Write adapters and head; the base is named as the user did, so that a reader picks its own attention."""
+        named = replace(self.loaded, spec=replace(self._model, attention=self._named.attention))
+        task = {
+            "kind": self._spec.kind,
+            "text": list(self._spec.text),
+            "labels": list(self.splits.classes),
+            "metric": self._spec.metric,
+            "max_length": self._settings.max_length,
+            "metrics": dict(measurement.metrics),
+        }
+        save_adapter(folder, adapters, loaded=named, task=task)
+
+    def _attach(self, folder: Path) -> AdapterSet:
+        info, adapters, head = read_adapter(folder)
+        loaded = self.loaded
+        if info.shape.layers != loaded.shape.layers or info.kind != loaded.kind:
+            raise ModelError(
+                f"{folder}: is for {info.kind} on {info.spec.name!r}, this trainer has {loaded.kind} on "
+                f"{self._model.name!r}",
+                hint=f"load it on {info.spec.name!r}",
+            )
+        load_head_state(loaded, head)
+        adapters.to(self._device)
+        adapters.attach(loaded.model, loaded.shape)
+        return adapters
+
+    def _run_of(
+        self, adapters: AdapterSet, settings: TrainingSettings, *, epochs: int, seed: int, deadline: float | None = None
+    ) -> loop.Run:
+        return loop.Run(
+            loaded=self.loaded,
+            adapters=adapters,
+            task=self._task,
+            metrics=self._metrics,
+            train=self.tokens("train"),
+            validation=self.tokens("validation"),
+            settings=settings,
+            epochs=epochs,
+            seed=seed,
+            deadline_seconds=deadline,
+        )
+
+    def _free(self) -> None:
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def failure_of(error: BaseException) -> tuple[str, str] | None:
+    """(kind, message) of an error that belongs to one configuration; None for a bug."""
+    if isinstance(error, TrialError):
+        return error.kind, str(error)
+    text = str(error).partition("\n")[0]
+    refused = isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+    if refused or isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return "oom", f"out of memory: {text}" if text else "out of memory"
+    return None
+
+
+def _deadline(job: TrainJob) -> float | None:
+    value = job.settings.get("deadline_seconds")
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or value <= 0:
+        raise SpecError(f"deadline_seconds: got {value!r}; a number of seconds above 0 is needed")
+    return float(value)
+
+
+def _check_length(model: ModelSpec, max_length: int) -> None:
+    """Refuse a `max_length` beyond the positions the model has."""
+    config = read_config(model).get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    if isinstance(limit, int) and config.model_type in _OFFSET_POSITIONS:
+        limit -= int(config.pad_token_id or 0) + 1
+    if isinstance(limit, int) and max_length > limit > 0:
+        raise SpecError(
+            f"training.max_length: got {max_length}; {model.name!r} takes at most {limit} tokens",
+            hint=f"set training.max_length to {limit} or less",
+        )
+
+
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text")
+"""Families whose positions start after the padding token's id, so that they take that many tokens fewer."""

@@ -1,0 +1,181 @@
+"""Seconds that a search engine takes for one suggestion, by observations and dimensions.
+
+    python benchmarks/suggestion_time.py [--repeats 5] [--out benchmarks/results/suggestion_time.jsonl]
+
+Every repeat asks for one configuration after a history of another length-preserving seed, so that nothing is
+remembered from the one before; the row of the engine's first call in a process (libraries load, the surrogate is
+fitted) is apart. Suggestions are checked to be valid and new before they are timed.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from autopeft.objectives.measurement import Measurement
+from autopeft.objectives.objective import resolve_objectives
+from autopeft.search.searcher import AbstractSearcher, SearchProblem
+from autopeft.search.table import SEARCHERS, make_searcher
+from autopeft.search.trial import History, Trial, TrialState
+from autopeft.spaces.configuration import Configuration
+from autopeft.spaces.definition import SpaceDefinition
+from autopeft.spaces.model_shape import ModelShape, Role, Site
+from autopeft.spaces.space import SearchSpace
+
+WIDTH = 768
+CASES = {
+    "autopeft-12 (15 dimensions)": ("autopeft", 12),
+    "lora-per-layer-28 (29 dimensions)": ("lora-per-layer", 28),
+    "lora-per-layer-80 (81 dimensions)": ("lora-per-layer", 80),
+}
+COUNTS = (50, 200)
+
+
+def encoder(n_layers: int) -> ModelShape:
+    sites = tuple(
+        Site(name=f"attention.self.{role.value}", d_in=WIDTH, d_out=WIDTH, bias=True, role=role)
+        for role in (Role.QUERY, Role.KEY, Role.VALUE)
+    ) + (
+        Site(name="intermediate.dense", d_in=WIDTH, d_out=4 * WIDTH, bias=True, role=Role.MLP_UP),
+        Site(name="output.dense", d_in=4 * WIDTH, d_out=WIDTH, bias=True, role=Role.MLP_DOWN),
+    )
+    return ModelShape(
+        family="bert",
+        layer_path="encoder.layer",
+        layers=(sites,) * n_layers,
+        hidden_size=WIDTH,
+        n_heads=12,
+        n_kv_heads=12,
+        head_dim=64,
+        vocabulary_size=30_000,
+        base_parameters=n_layers * 12 * WIDTH**2,
+        embedding_parameters=30_000 * WIDTH,
+        causal=False,
+    )
+
+
+def setup(preset: str, n_layers: int, *, seed: int, n: int) -> tuple[SearchProblem, History]:
+    """A problem with three objectives and a history of `n` uniform draws with noisy outcomes."""
+    shape = encoder(n_layers)
+
+    def memory(configuration: Configuration) -> float:
+        return 1e9 + 2e7 * (n_layers - min(configuration.adapted_layers))
+
+    space = SearchSpace.bind(SpaceDefinition.from_mapping(preset), shape, quantities={"memory": memory})
+    objectives = resolve_objectives(("accuracy", "parameters", "memory"), metric="accuracy")
+    rng = np.random.default_rng([seed, n])
+    drawn = {one.id: one for one in space.sample(rng, n + n // 4)}
+    trials = [_trial(number, one, space, rng) for number, one in enumerate(list(drawn.values())[:n])]
+    problem = SearchProblem(space=space, objectives=objectives, seed=seed, n_trials=4 * n)
+    return problem, History(trials=tuple(trials))
+
+
+def _trial(number: int, configuration: Configuration, space: SearchSpace, rng: np.random.Generator) -> Trial:
+    parameters = space.parameters(configuration)
+    depth = float(np.mean(configuration.adapted_layers)) / space.shape.n_layers
+    accuracy = 0.5 + 0.04 * float(np.log10(1 + parameters)) + 0.1 * depth + 0.01 * float(rng.standard_normal())
+    predicted = space.predicted(configuration)
+    measurement = Measurement(
+        epoch=1,
+        metrics={"accuracy": accuracy},
+        train_loss=1 - accuracy,
+        train_seconds=10.0,
+        evaluation_seconds=1.0,
+        tokens=1000,
+        peak_bytes=round(1.05 * predicted["memory"]),
+        parameters=parameters,
+    )
+    return Trial(
+        number=number,
+        configuration=configuration,
+        state=TrialState.COMPLETED,
+        measurements=(measurement,),
+        predicted=predicted,
+    )
+
+
+def timed(searcher: AbstractSearcher, problem: SearchProblem, history: History) -> tuple[float, float]:
+    """Wall and CPU seconds of one suggestion, after checking that it is valid and new."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    (suggestion,) = searcher.ask(history, 1)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    assert problem.space.contains(suggestion)
+    assert suggestion.id not in history.ids
+    return wall, cpu
+
+
+def rows(engine: str, case: str, n: int, *, repeats: int) -> list[dict[str, object]]:
+    """Two rows, wall-clock and CPU seconds, over `repeats` fresh problems, a warm-up left out."""
+    preset, n_layers = CASES[case]
+    warm, history = setup(preset, n_layers, seed=1000, n=20)
+    timed(make_searcher(engine, warm), warm, history)
+    values: list[tuple[float, float]] = []
+    for seed in range(repeats):
+        problem, history = setup(preset, n_layers, seed=seed, n=n)
+        values.append(timed(make_searcher(engine, problem), problem, history))
+    result: list[dict[str, object]] = []
+    for place, what in enumerate(("wall", "cpu")):
+        p20, p50, p80 = np.quantile([value[place] for value in values], [0.2, 0.5, 0.8])
+        row = {"benchmark": "suggestion_time", "engine": engine, "case": case, "observations": n, "clock": what}
+        result.append({**row, "unit": "s", "p20": p20, "p50": p50, "p80": p80, "repeats": repeats, "dtype": "float64"})
+    return result
+
+
+def environment() -> dict[str, object]:
+    """Hardware, versions and source state that a number needs beside it."""
+    packages = ("numpy", "scipy", "torch", "botorch", "gpytorch", "optuna")
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
+        "gpu": None,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "commit": _git("rev-parse", "--short", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _git(*arguments: str) -> str | None:
+    found = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None if found.returncode == 0 else None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Seconds a search engine takes for one suggestion.")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/suggestion_time.jsonl"))
+    options = parser.parse_args(arguments)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    about = environment()
+    print(f"{'engine':10} {'case':34} {'n':>4} {'clock':5} {'p20':>8} {'p50':>8} {'p80':>8}")
+    with options.out.open("a") as file:
+        for engine in sorted(SEARCHERS):
+            for case in CASES:
+                for n in COUNTS:
+                    for row in rows(engine, case, n, repeats=options.repeats):
+                        file.write(json.dumps(row | about) + "\n")
+                        print(
+                            f"{engine:10} {case:34} {n:4} {row['clock']!s:5} "
+                            f"{row['p20']:8.3f} {row['p50']:8.3f} {row['p80']:8.3f}"
+                        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""What a user waits for before anything happens."""
+
+import subprocess
+import sys
+
+HEAVY = ("torch", "transformers", "ray", "mlflow", "botorch", "optuna", "pandas", "plotly", "datasets", "sklearn")
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys\nprint(' '.join(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_loads_nothing_but_itself() -> None:
+    loaded = {name for name in modules_after("import autopeft") if name.startswith("autopeft")}
+    assert loaded == {"autopeft"}
+
+
+def test_importing_the_command_line_loads_nothing_heavy() -> None:
+    assert not modules_after("import autopeft.cli") & set(HEAVY)
+
+
+def test_validating_a_study_file_loads_nothing_heavy() -> None:
+    assert not modules_after("import autopeft.studies.load") & set(HEAVY)
+
+
+def test_trainers_load_without_the_libraries_of_the_study() -> None:
+    blocked = "import sys\nfor name in ('ray', 'optuna', 'mlflow', 'datasets', 'botorch'): sys.modules[name] = None\n"
+    modules = modules_after(blocked + "import autopeft.trainers.trainer")
+    assert "autopeft.trainers.trainer" in modules
+
+
+def test_spaces_and_objectives_need_numpy_at_most() -> None:
+    loaded = modules_after("import autopeft.spaces.space, autopeft.objectives.front")
+    assert not loaded & {*HEAVY, "scipy", "pydantic"}

@@ -1,0 +1,210 @@
+"""What every method promises on every architecture: one suite over the table of methods and the table of models."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from autopeft.spaces.configuration import Configuration, FieldValue, MethodSetting
+from autopeft.spaces.methods import METHODS
+from autopeft.spaces.model_shape import ModelShape
+from autopeft.trainers.adapters import BUILDERS
+from autopeft.trainers.inject import AdapterSet, build, inject
+from autopeft.trainers.job import ModelSpec
+from autopeft.trainers.model import load_model, reset_head
+from autopeft.trainers.saved import restore_adapter, save_adapter
+from autopeft.trainers.sites import measure
+from tests.configurations import configuration, setting
+from tests.models import MODELS, SHORT, build_base, save_model, sentences
+
+Case = tuple[str, PreTrainedModel, ModelShape, Configuration]
+
+EXACT_IDENTITY = {"lora", "parallel_adapter"}
+NEAR_IDENTITY = {"serial_adapter"}
+"""Drawn from N(0, 0.02) on both sides, as in the paper; prefix tuning promises nothing at initialisation."""
+
+SIZES: dict[str, tuple[FieldValue, FieldValue]] = {
+    "lora": (2, 5),
+    "parallel_adapter": (3, 7),
+    "prefix_tuning": (1, 4),
+    "serial_adapter": (3, 7),
+}
+
+PAIRS = [(method, model) for method in METHODS for model in MODELS if method != "prefix_tuning" or MODELS[model].prefix]
+
+
+def test_every_method_has_a_builder_and_sizes_here() -> None:
+    assert set(METHODS) == set(BUILDERS) == set(SIZES)
+
+
+@pytest.fixture(scope="module")
+def bases() -> dict[str, PreTrainedModel]:
+    return {name: build_base(name) for name in MODELS}
+
+
+def place(method: str, model: str, shape: ModelShape) -> MethodSetting:
+    """`method` with different sizes on the first and the last layer, nothing between."""
+    layers = tuple(sorted({0, shape.n_layers - 1}))
+    sizes: list[FieldValue] = list(SIZES[method][: len(layers)])
+    targets: dict[str, FieldValue] = {"targets": MODELS[model].query_value} if method == "lora" else {}
+    return setting(method, layers, **{METHODS[method].size_field.name: sizes}, **targets)
+
+
+def everything(model: str, shape: ModelShape) -> Configuration:
+    return configuration(*(place(method, model, shape) for method, name in PAIRS if name == model))
+
+
+def disturb(adapters: AdapterSet, *, seed: int = 5, size: float = 0.3) -> None:
+    """Move every tensor away from its initialisation."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in adapters.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * size)
+
+
+def tokens(n: int = 2, length: int = 7) -> torch.Tensor:
+    return torch.randint(5, 50, (n, length), generator=torch.Generator().manual_seed(1))
+
+
+def run(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    mask = torch.ones_like(ids) if mask is None else mask
+    return model(input_ids=ids, attention_mask=mask).last_hidden_state
+
+
+@pytest.fixture(params=PAIRS, ids=lambda pair: f"{pair[0]}-{pair[1]}")
+def case(request: pytest.FixtureRequest, bases: dict[str, PreTrainedModel]) -> Case:
+    method, name = request.param
+    base = bases[name]
+    shape = measure(base, base.config)
+    return method, base, shape, configuration(place(method, name, shape))
+
+
+def test_the_closed_form_counts_the_built_tensors(case: Case) -> None:
+    method, _, shape, config = case
+    counted = sum(
+        METHODS[method].parameters(shape, layer=layer, values=config.methods[0].at(layer))
+        for layer in config.adapted_layers
+    )
+    assert build(shape, config, seed=0).n_parameters == counted
+
+
+def test_the_start_changes_the_model_as_little_as_promised(case: Case) -> None:
+    method, base, shape, config = case
+    before = run(base, tokens())
+    with inject(base, shape, config, seed=0):
+        after = run(base, tokens())
+    if method in EXACT_IDENTITY:
+        assert torch.equal(before, after)
+    elif method in NEAR_IDENTITY:
+        assert 0 < (before - after).abs().max() < 0.05 * before.abs().max()
+    else:
+        assert not torch.equal(before, after)
+
+
+def test_removal_brings_the_base_back_bit_for_bit(case: Case) -> None:
+    _, base, shape, config = case
+    names, implementation = list(base.state_dict()), base.config._attn_implementation
+    weights = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    before = run(base, tokens())
+    adapters = inject(base, shape, config, seed=0)
+    disturb(adapters)
+    changed = run(base, tokens())
+    assert list(base.state_dict()) == names
+    adapters.remove()
+    assert (before - changed).abs().max() > 1e-4
+    assert torch.equal(run(base, tokens()), before)
+    assert base.config._attn_implementation == implementation
+    assert all(torch.equal(weights[name], tensor) for name, tensor in base.state_dict().items())
+
+
+def test_gradients_reach_every_tensor_within_two_steps(case: Case) -> None:
+    _, base, shape, config = case
+    with inject(base, shape, config, seed=0) as adapters:
+        adapters.train()
+        optimizer = torch.optim.SGD(adapters.parameters(), lr=0.1)
+        moved: set[str] = set()
+        for _ in range(2):
+            optimizer.zero_grad()
+            output = run(base, tokens())
+            (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
+            moved |= {n for n, p in adapters.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+            optimizer.step()
+    assert moved == {name for name, _ in adapters.named_parameters()}
+    assert all(parameter.grad is None for parameter in base.parameters())
+
+
+def test_a_padded_row_gives_what_it_gives_alone(case: Case) -> None:
+    _, base, shape, config = case
+    ids, mask = tokens(length=9), torch.ones(2, 9, dtype=torch.long)
+    ids[1, 5:], mask[1, 5:] = 0, 0
+    with inject(base, shape, config, seed=0) as adapters:
+        disturb(adapters)
+        padded = run(base, ids, mask)
+        alone = run(base, ids[1:, :5])
+    torch.testing.assert_close(padded[1, :5], alone[0], atol=2e-5, rtol=2e-5)
+
+
+def test_a_bf16_base_computes_what_an_fp32_base_does(case: Case) -> None:
+    _, base, shape, config = case
+    with inject(base, shape, config, seed=0) as adapters:
+        disturb(adapters, size=0.1)
+        exact = run(base, tokens())
+    low = type(base)(base.config).to(torch.bfloat16).eval().requires_grad_(False)
+    low.load_state_dict(base.state_dict())
+    with inject(low, shape, config, seed=0) as adapters:
+        disturb(adapters, size=0.1)
+        assert {parameter.dtype for parameter in adapters.parameters()} == {torch.float32}
+        rounded = run(low, tokens())
+        rounded.float().square().mean().backward()
+    assert rounded.dtype == torch.bfloat16
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in adapters.parameters())
+    assert torch.nn.functional.cosine_similarity(rounded.float().flatten(), exact.flatten(), dim=0) > 0.98
+
+
+def test_autocast_over_an_fp32_base_is_close_to_fp32(case: Case) -> None:
+    _, base, shape, config = case
+    with inject(base, shape, config, seed=0) as adapters:
+        disturb(adapters, size=0.1)
+        exact = run(base, tokens())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = run(base, tokens())
+        rounded.float().square().mean().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in adapters.parameters())
+    assert torch.nn.functional.cosine_similarity(rounded.float().flatten(), exact.flatten(), dim=0) > 0.98
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_all_methods_at_once_count_pad_and_come_off(name: str, bases: dict[str, PreTrainedModel]) -> None:
+    base = bases[name]
+    shape = measure(base, base.config)
+    config = everything(name, shape)
+    before = run(base, tokens())
+    ids, mask = tokens(length=9), torch.ones(2, 9, dtype=torch.long)
+    ids[0, 6:], mask[0, 6:] = 0, 0
+    with inject(base, shape, config, seed=0) as adapters:
+        disturb(adapters, size=0.1)
+        counted = sum(
+            METHODS[row.method].parameters(shape, layer=layer, values=row.at(layer) or {})
+            for row in config
+            for layer in row.layers
+        )
+        assert adapters.n_parameters == counted
+        torch.testing.assert_close(run(base, ids, mask)[0, :6], run(base, ids[:1, :6])[0], atol=2e-5, rtol=2e-5)
+    assert torch.equal(run(base, tokens()), before)
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_a_saved_adapter_gives_the_same_logits(name: str, tmp_path: Path) -> None:
+    spec = ModelSpec(name=str(save_model(name, tmp_path / "base")))
+    loaded = load_model(spec, kind="text-classification", n_labels=3)
+    reset_head(loaded, 4)
+    config = everything(name, loaded.shape)
+    adapters = inject(loaded.model, loaded.shape, config, seed=0)
+    disturb(adapters, size=0.1)
+    batch = loaded.tokenizer(sentences(4), return_tensors="pt", padding=True, return_token_type_ids=False)
+    expected = loaded.model(**batch).logits
+    save_adapter(tmp_path / "adapter", adapters, loaded=loaded, task={})
+    restored = restore_adapter(tmp_path / "adapter")
+    assert restored.info.configuration == config
+    assert torch.equal(restored.loaded.model(**batch).logits, expected)

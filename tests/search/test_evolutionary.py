@@ -1,0 +1,56 @@
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from autopeft.search.evolutionary import _GENERATION, EvolutionarySearcher, population_size
+from tests.search.support import history_of, problem_of, run, space_of
+
+SPACE = space_of("mixed")
+
+
+@pytest.mark.parametrize(("n_trials", "size"), [(8, 4), (40, 8), (1000, 50)])
+def test_the_population_is_a_fifth_of_the_budget_within_bounds(n_trials: int, size: int) -> None:
+    assert population_size(n_trials) == size
+
+
+def test_generations_are_marked_as_optuna_reads_them() -> None:
+    from optuna.samplers import NSGAIISampler
+
+    assert NSGAIISampler._get_generation_key() == _GENERATION
+
+
+def test_genes_carry_every_configuration_without_loss() -> None:
+    searcher = EvolutionarySearcher(problem_of(SPACE))
+    genes = searcher._genes()
+    for one in SPACE.sample(np.random.default_rng(0), 50):
+        assert searcher._decoded(searcher._encoded(one, genes)) == one
+
+
+def test_children_take_after_the_front() -> None:
+    problem = problem_of(SPACE, ["parameters"], n_trials=40)
+    history = history_of(SPACE.sample(np.random.default_rng(0), 32), SPACE)
+    children = EvolutionarySearcher(problem).ask(history, 8)
+    everyone = [SPACE.parameters(trial.configuration) for trial in history]
+    assert np.median([SPACE.parameters(one) for one in children]) < np.median(everyone)
+
+
+def test_it_gets_better_over_generations() -> None:
+    problem = problem_of(SPACE, ["parameters"], n_trials=60)
+    counts = [SPACE.parameters(trial.configuration) for trial in run(EvolutionarySearcher(problem), SPACE, n=60)]
+    assert np.median(counts[-20:]) < 0.7 * np.median(counts[:12])
+
+
+def test_optunas_log_level_is_left_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:
+    logging.getLogger("optuna").setLevel(logging.INFO)
+    problem = problem_of(SPACE, n_trials=20)
+    EvolutionarySearcher(problem).ask(history_of(SPACE.sample(np.random.default_rng(0), 8), SPACE), 1)
+    assert logging.getLogger("optuna").level == logging.INFO
+    assert "study created" not in capfd.readouterr().err
+
+
+def test_importing_it_imports_no_optuna() -> None:
+    code = "import sys, autopeft.search.evolutionary; sys.exit('optuna' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

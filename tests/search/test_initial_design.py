@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from autopeft.search.initial_design import design_size, initial_design
+from tests.search.support import problem_of, space_of
+
+
+@pytest.mark.parametrize(("n_trials", "size"), [(8, 6), (24, 6), (36, 9), (400, 10)])
+def test_it_takes_a_quarter_of_the_budget_within_bounds(n_trials: int, size: int) -> None:
+    assert design_size(problem_of(space_of("mixed"), n_trials=n_trials)) == size
+
+
+@pytest.mark.parametrize("name", ["mixed", "sizes", "per-layer"])
+def test_it_spans_the_costs(name: str) -> None:
+    space = space_of(name)
+    counts = [space.parameters(one) for one in initial_design(problem_of(space, n_trials=40))]
+    draws = [space.parameters(one) for one in space.sample(np.random.default_rng(9), 500)]
+    assert min(counts) <= min(draws)
+    assert max(counts) >= max(draws)
+    assert any(2 * min(counts) < count < max(counts) / 2 for count in counts)
+
+
+@pytest.mark.parametrize("name", ["mixed", "sizes"])
+def test_it_has_each_method_alone(name: str) -> None:
+    space = space_of(name)
+    design = initial_design(problem_of(space, n_trials=40))
+    alone = {one.methods[0].method for one in design if len(one.methods) == 1}
+    assert alone == {setting.method for one in space.sample(np.random.default_rng(0), 50) for setting in one}
+
+
+def test_it_is_distinct_valid_and_of_the_size_promised() -> None:
+    space = space_of("mixed", constraints=("parameters <= 2000",))
+    problem = problem_of(space, n_trials=40)
+    design = initial_design(problem)
+    assert len({one.id for one in design}) == len(design) == design_size(problem)
+    assert all(space.contains(one) for one in design)
+
+
+def test_a_space_with_fewer_configurations_is_used_up() -> None:
+    assert 6 <= len(initial_design(problem_of(space_of("tiny"), n_trials=400))) <= 15
+
+
+def test_points_lie_further_apart_than_uniform_ones() -> None:
+    space = space_of("mixed")
+
+    def closest(configurations: object) -> float:
+        points = np.array([space.features(one) for one in configurations])  # type: ignore[attr-defined]
+        distances = np.linalg.norm(points[:, None] - points[None], axis=2)
+        return float(distances[np.triu_indices(len(points), 1)].min())
+
+    uniform = [closest(space.sample(np.random.default_rng(seed), 10)) for seed in range(20)]
+    assert closest(initial_design(problem_of(space, n_trials=40))) > np.median(uniform)

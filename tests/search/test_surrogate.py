@@ -1,0 +1,127 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from autopeft.objectives.pareto import Array
+from autopeft.search import surrogate
+from autopeft.search.surrogate import Hyperparameters, SurrogateError, condition, fit, matern
+
+
+def data(n: int = 25, d: int = 4) -> tuple[Array, Array]:
+    rng = np.random.default_rng(3)
+    x = rng.random((n, d))
+    return x, np.sin(5 * x[:, 0]) + x[:, 1] + 0.01 * rng.standard_normal(n)
+
+
+def test_the_posterior_equals_gpytorchs() -> None:
+    import torch
+
+    x, y = data()
+    process = fit(x, y, seed=0)
+    model = surrogate._model(x, process.z)
+    model.covar_module.lengthscale = torch.from_numpy(process.hyperparameters.lengthscales)
+    model.likelihood.noise = process.hyperparameters.noise
+    model.mean_module.constant = process.hyperparameters.constant
+    points = np.random.default_rng(4).random((30, 4))
+    expected = model.posterior(torch.from_numpy(points))
+    mean, deviation = process.posterior(points)
+    expected_mean = process.location + process.scale * expected.mean.detach().numpy()[:, 0]
+    np.testing.assert_allclose(mean, expected_mean, rtol=1e-5)
+    np.testing.assert_allclose(deviation, process.scale * np.sqrt(expected.variance.detach().numpy()[:, 0]), rtol=1e-4)
+
+
+def test_it_learns_a_smooth_function() -> None:
+    process = fit(*data(60), seed=0)
+    points = np.random.default_rng(5).random((200, 4))
+    truth = np.sin(5 * points[:, 0]) + points[:, 1]
+    mean, deviation = process.posterior(points)
+    assert np.sqrt(np.mean((mean - truth) ** 2)) < 0.2 * truth.std()
+    assert np.mean(np.abs(mean - truth) < 2 * deviation) > 0.85
+
+
+def test_correlation_is_one_at_distance_zero_and_the_published_value_elsewhere() -> None:
+    a, b = np.array([[0.2, 0.4]]), np.array([[0.2, 0.4], [0.5, 0.8]])
+    r = np.sqrt(5) * np.hypot(0.3 / 0.5, 0.4 / 2.0)
+    np.testing.assert_allclose(matern(a, b, np.array([0.5, 2.0])), [[1.0, (1 + r + r**2 / 3) * np.exp(-r)]])
+
+
+def test_a_fantasy_shrinks_deviations_and_keeps_means() -> None:
+    process = fit(*data(), seed=0)
+    points = np.random.default_rng(6).random((20, 4))
+    fantasised = process.fantasise(points[:3])
+    before, after = process.posterior(points), fantasised.posterior(points)
+    np.testing.assert_allclose(after[0], before[0], rtol=1e-6, atol=1e-8)
+    assert (after[1] <= before[1] + 1e-9).all()
+    assert (after[1][:3] < 0.8 * before[1][:3]).all()
+    assert process.fantasise(points[:0]) is process
+
+
+def test_a_constant_outcome_is_predicted_as_it_is() -> None:
+    x, _ = data()
+    mean, deviation = fit(x, np.full(len(x), 0.5), seed=0).posterior(x)
+    np.testing.assert_allclose(mean, 0.5, atol=1e-3)
+    assert np.isfinite(deviation).all()
+
+
+def test_repeated_inputs_are_noise() -> None:
+    x = np.repeat(np.random.default_rng(0).random((6, 3)), 3, axis=0)
+    mean, _ = fit(x, np.arange(18.0) % 3, seed=0).posterior(x)
+    np.testing.assert_allclose(mean, 1.0, atol=0.3)
+
+
+def test_a_fit_is_repeatable_and_leaves_random_states_and_defaults_alone() -> None:
+    import torch
+
+    x, y = data()
+    torch.manual_seed(7)
+    state, kind = torch.random.get_rng_state(), torch.get_default_dtype()
+    first = fit(x, y, seed=1)
+    surrogate._remembered.cache_clear()
+    second = fit(x, y, seed=1)
+    assert first.hyperparameters.lengthscales.tolist() == second.hyperparameters.lengthscales.tolist()
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert torch.get_default_dtype() is kind
+
+
+def test_many_observations_refresh_hyperparameters_by_the_tenth_and_the_posterior_always() -> None:
+    x, y = data(59)
+    smaller, larger = fit(x[:55], y[:55], seed=0), fit(x, y, seed=0)
+    assert smaller.hyperparameters is larger.hyperparameters
+    assert len(larger.x) == 59
+    assert [surrogate._refreshed_at(n) for n in (3, 49, 50, 54, 55, 65, 66, 72)] == [3, 49, 50, 50, 55, 60, 66, 72]
+
+
+def test_outcomes_that_are_not_finite_are_refused() -> None:
+    x, y = data()
+    y[3] = np.nan
+    with pytest.raises(SurrogateError, match="an input or outcome of 25 observations is not finite"):
+        fit(x, y, seed=0)
+
+
+def test_a_singular_kernel_matrix_is_said_to_be_one() -> None:
+    hyperparameters = Hyperparameters(lengthscales=np.ones(2), noise=-1e-3, constant=0.0)
+    with pytest.raises(SurrogateError, match=r"kernel matrix of 2 observations: .*not positive definite"):
+        condition(hyperparameters, np.zeros((2, 2)), np.zeros(2), location=0.0, scale=1.0)
+
+
+def test_a_fit_that_fails_is_said_to_have_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import botorch.fit
+    from botorch.exceptions import ModelFittingError
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ModelFittingError("All attempts to fit the model have failed.")
+
+    surrogate._remembered.cache_clear()
+    monkeypatch.setattr(botorch.fit, "fit_gpytorch_mll", refuse)
+    with pytest.raises(SurrogateError, match="fit to 25 observations: All attempts"):
+        fit(*data(), seed=0)
+
+
+def test_importing_it_imports_no_torch() -> None:
+    code = (
+        "import sys, autopeft.search.table, autopeft.search.surrogate;"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'botorch', 'optuna', 'gpytorch')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
