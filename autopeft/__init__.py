@@ -1,7 +1,10 @@
 """AutoPEFT: searches how to fine-tune, and returns the Pareto front of quality, parameters and memory."""
 
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
+
+import autopeft.search
 
 if TYPE_CHECKING:
     from autopeft.errors import AutoPeftError
@@ -17,9 +20,22 @@ _HOMES = {
     "AutoPeftError": "autopeft.errors",
     "Study": "autopeft.studies.study",
     "load": "autopeft.studies.loading",
-    "search": "autopeft.studies.session",
 }
 """Where each public name lives; loaded on first use, so that importing the package costs nothing."""
+
+
+class _SearchPackage(ModuleType):
+    """The sub-package `autopeft.search`, which is also the function `autopeft.search(study)`.
+
+    Both names are public. Importing a sub-package binds it in its parent over anything of that name, so the package
+    itself must be what is called.
+    """
+
+    def __call__(self, *args: object, **options: object) -> object:
+        return import_module("autopeft.studies.session").search(*args, **options)
+
+
+autopeft.search.__class__ = _SearchPackage
 
 
 def __getattr__(name: str) -> object:

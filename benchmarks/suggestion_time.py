@@ -2,9 +2,9 @@
 
     python benchmarks/suggestion_time.py [--repeats 5] [--out benchmarks/results/suggestion_time.jsonl]
 
-Every repeat asks for one configuration after a history of another length-preserving seed, so that nothing is
-remembered from the one before; the row of the engine's first call in a process (libraries load, the surrogate is
-fitted) is apart. Suggestions are checked to be valid and new before they are timed.
+Every repeat asks for one configuration after a history from another seed, so that nothing is remembered from the one
+before (within one study every tenth suggestion or so has to fit anew). Libraries are loaded by a warm-up that is not
+counted. Each suggestion is checked to be valid and new.
 """
 
 import argparse
@@ -40,13 +40,11 @@ COUNTS = (50, 200)
 
 
 def encoder(n_layers: int) -> ModelShape:
-    sites = tuple(
-        Site(name=f"attention.self.{role.value}", d_in=WIDTH, d_out=WIDTH, bias=True, role=role)
-        for role in (Role.QUERY, Role.KEY, Role.VALUE)
-    ) + (
-        Site(name="intermediate.dense", d_in=WIDTH, d_out=4 * WIDTH, bias=True, role=Role.MLP_UP),
-        Site(name="output.dense", d_in=4 * WIDTH, d_out=WIDTH, bias=True, role=Role.MLP_DOWN),
-    )
+    roles = (Role.QUERY, Role.KEY, Role.VALUE)
+    square = [Site(name=f"attention.self.{r.value}", d_in=WIDTH, d_out=WIDTH, bias=True, role=r) for r in roles]
+    up = Site(name="intermediate.dense", d_in=WIDTH, d_out=4 * WIDTH, bias=True, role=Role.MLP_UP)
+    down = Site(name="output.dense", d_in=4 * WIDTH, d_out=WIDTH, bias=True, role=Role.MLP_DOWN)
+    sites = (*square, up, down)
     return ModelShape(
         family="bert",
         layer_path="encoder.layer",

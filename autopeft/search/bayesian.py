@@ -10,7 +10,7 @@ from autopeft.search.belief import Belief
 from autopeft.search.candidates import best_candidate
 from autopeft.search.initial_design import design_size, initial_design
 from autopeft.search.searcher import AbstractSearcher, SearchProblem
-from autopeft.search.surrogate import SurrogateError
+from autopeft.search.surrogate import SurrogateError, one_thread
 from autopeft.search.trial import History
 from autopeft.search.unseen import draw_unseen
 from autopeft.spaces.configuration import Configuration
@@ -35,7 +35,8 @@ class BayesianSearcher(AbstractSearcher):
         rng = np.random.default_rng([self._problem.seed, len(history)])
         chosen = self._designed(history, n)
         if len(chosen) < n:
-            chosen += self._modelled(history, chosen, n - len(chosen), rng=rng)
+            with one_thread():
+                chosen += self._modelled(history, chosen, n - len(chosen), rng=rng)
         seen = history.ids | {one.id for one in chosen}
         return [*chosen, *draw_unseen(self._problem.space, rng, n - len(chosen), seen=seen)]
 

@@ -13,17 +13,14 @@ from autopeft.spaces.space import SearchSpace
 Score = Callable[[Sequence[Configuration]], Array]
 """`[n]` acquisition values of n configurations, larger better."""
 
-UNIFORM, MUTATED, CROSSED = 192, 96, 48
+UNIFORM, MUTATED, CROSSED = 128, 64, 32
 """Seeds of each kind."""
 
 STARTS = 3
 """Best seeds from which a local search starts."""
 
-MAX_STEPS = 40
-"""Moves of one local search; each improves the acquisition, so this ends only very long climbs."""
-
-MAX_NEIGHBOURS = 160
-"""Neighbours looked at in one move, drawn without replacement where there are more."""
+MAX_LOOKS = 400
+"""Neighbours that one local search may look at before its last move; building one takes up to a millisecond."""
 
 
 def decoded(space: SearchSpace, vector: Array) -> Configuration | None:
@@ -61,27 +58,20 @@ def best_candidate(
         return None
     values = score(seeds)
     order = np.argsort(-values, kind="stable")[:STARTS]
-    ends = [_climb(space, score, seeds[index], float(values[index]), excluded=excluded, rng=rng) for index in order]
+    ends = [_climb(space, score, seeds[index], float(values[index]), excluded=excluded) for index in order]
     return max(ends, key=lambda end: end[1])[0]
 
 
 def _climb(
-    space: SearchSpace,
-    score: Score,
-    start: Configuration,
-    value: float,
-    *,
-    excluded: AbstractSet[Configuration],
-    rng: np.random.Generator,
+    space: SearchSpace, score: Score, start: Configuration, value: float, *, excluded: AbstractSet[Configuration]
 ) -> tuple[Configuration, float]:
-    """Best-improvement moves over one-exchange neighbours until none improves."""
-    here = start
-    for _ in range(MAX_STEPS):
+    """Best-improvement moves over one-exchange neighbours until none improves or `MAX_LOOKS` are spent."""
+    here, looks = start, 0
+    while looks < MAX_LOOKS:
         near = list(_distinct(space.neighbours(here), excluded))
-        if len(near) > MAX_NEIGHBOURS:
-            near = [near[index] for index in np.sort(rng.choice(len(near), MAX_NEIGHBOURS, replace=False))]
         if not near:
             break
+        looks += len(near)
         values = score(near)
         best = int(np.argmax(values))
         if not values[best] > value:

@@ -71,14 +71,15 @@ class EvolutionarySearcher(AbstractSearcher):
         import optuna
 
         objectives = self._problem.objectives
-        study = optuna.create_study(directions=["minimize"] * len(objectives), sampler=sampler)
+        size = population_size(self._problem.n_trials)
+        study = optuna.create_study(directions=[optuna.study.StudyDirection.MINIMIZE] * len(objectives), sampler=sampler)
         for place, point in enumerate(front_points(history, objectives)):
             study.add_trial(
                 optuna.trial.create_trial(
                     params=self._encoded(point.configuration, genes),
                     distributions=genes,
                     values=[one.to_loss(point.values[one.name]) for one in objectives],
-                    system_attrs={_GENERATION: place // sampler.population_size},
+                    system_attrs={_GENERATION: place // size},
                 )
             )
         return study

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from autopeft.objectives.parameters import count_parameters
 from autopeft.objectives.pareto import Array
 from autopeft.search.searcher import SearchProblem
 from autopeft.spaces.configuration import Configuration
@@ -39,12 +40,13 @@ def initial_design(problem: SearchProblem) -> tuple[Configuration, ...]:
     if not pool:
         return ()
     counts = [space.parameters(one) for one in pool]
-    smallest = _walk(space, pool[int(np.argmin(counts))], key=space.parameters)
+    middle = _middle(space, pool, min(counts), max(counts))
+    alone = _methods_alone(space, pool, middle)
+    lows = [_walk(space, one, key=space.parameters) for one in (pool[int(np.argmin(counts))], *alone)]
+    smallest = min(lows, key=space.parameters)
     largest = _walk(space, pool[int(np.argmax(counts))], key=lambda one: -space.parameters(one))
     middle = _middle(space, pool, space.parameters(smallest), space.parameters(largest))
-    chosen = {one.id: one for one in (middle, smallest, largest)}
-    for alone in _methods_alone(space, pool, middle):
-        chosen.setdefault(alone.id, alone)
+    chosen = {one.id: one for one in (middle, smallest, largest, *alone)}
     chosen = dict(list(chosen.items())[:size])
     _fill(space, chosen, pool, size=size)
     return tuple(chosen.values())
@@ -77,21 +79,22 @@ def _methods_alone(space: SearchSpace, pool: Sequence[Configuration], middle: Co
         return []
     found: list[Configuration] = []
     for name in names:
-        alone = [one for one in pool if _others(one, name) == 0]
+        alone = [one for one in pool if _others(space, one, name) == 0]
         if alone:
             found.append(_middle(space, alone, *_range(space, alone)))
             continue
         start = middle if middle.method(name) else next(one for one in pool if one.method(name))
-        end = _walk(space, start, key=lambda one, name=name: _others(one, name))
-        found += [end] if _others(end, name) == 0 else []
+        end = _walk(space, start, key=lambda one, name=name: _others(space, one, name))
+        found += [end] if _others(space, end, name) == 0 else []
     return found
 
 
-def _others(configuration: Configuration, name: str) -> float:
-    """Layers that methods other than `name` are on; infinite when `name` is absent."""
+def _others(space: SearchSpace, configuration: Configuration, name: str) -> float:
+    """Parameters of methods other than `name`; infinite when `name` is absent."""
     if configuration.method(name) is None:
         return float("inf")
-    return float(sum(len(setting.layers) for setting in configuration if setting.method != name))
+    by_method = count_parameters(configuration, space.shape).by_method
+    return float(sum(count for method, count in by_method.items() if method != name))
 
 
 def _range(space: SearchSpace, configurations: Sequence[Configuration]) -> tuple[int, int]:

@@ -5,6 +5,8 @@ for a few dozen candidates hundreds of times, and a GPyTorch call costs millisec
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -181,7 +183,7 @@ def _maximise(x: Array, z: Array, *, seed: int) -> Hyperparameters:
     from linear_operator.utils.errors import NanError, NotPSDError
 
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), one_thread():
             warnings.simplefilter("ignore")
             torch.random.manual_seed(seed)
             model = _model(x, z)
@@ -194,6 +196,26 @@ def _maximise(x: Array, z: Array, *, seed: int) -> Hyperparameters:
         noise=float(model.likelihood.noise.detach()),
         constant=float(model.mean_module.constant.detach()),
     )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Linear algebra on one thread, and as before afterwards.
+
+    The matrices are small and the machine is usually busy training, where threads that wait for each other spin: with
+    two threads on two busy cores a fit to 50 observations took 8 s, with one 0.6 s (Xeon, November 2026). It also
+    keeps proposals from depending on the number of cores.
+    """
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _model(x: Array, z: Array) -> "SingleTaskGP":

@@ -39,10 +39,6 @@ class BoundField:
     def levels(self) -> Sequence[Level] | None:
         return self.cells[0].levels
 
-    @property
-    def shared(self) -> bool:
-        return self.ramp is None and len(self.cells) == 1
-
     def column(self, positions: Sequence[int], read: Read) -> tuple[FieldValue, ...]:
         """Values at `positions` when the cells hold what `read` says; reads only the cells it needs."""
         if not positions:

@@ -85,7 +85,7 @@ def _layers(place: str, value: object, shape: ModelShape) -> tuple[int, ...]:
         raise ConfigurationError(
             f"{place}.layers: {list(rows)} is empty or names a layer twice", hint="each layer once"
         )
-    return tuple(rows)
+    return tuple(cast(Sequence[int], rows))
 
 
 def _column(

@@ -69,7 +69,8 @@ class Configuration:
 
     def to_json(self) -> dict[str, object]:
         """Canonical nested mapping: methods by name, then training settings by name."""
-        return {setting.method: setting.to_json() for setting in self.methods} | dict(self.training)
+        rows: dict[str, object] = {setting.method: setting.to_json() for setting in self.methods}
+        return rows | dict(self.training)
 
     @property
     def id(self) -> str:

@@ -13,7 +13,7 @@ Cost: layers x methods x reachable states; states are few unless several methods
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import final
 
@@ -45,15 +45,20 @@ class Draw:
 
 
 @final
+@dataclass(slots=True)
 class _Node:
     """A state of the programme: its moves, and how many networks go through each."""
 
-    __slots__ = ("before", "moves", "total")
+    moves: list[tuple[int, int, tuple[Pick, ...]]]
+    """Index of the next node, number of draws, the draws."""
+    on: bool
+    """The layer is unmasked."""
+    before: list[int] = field(default_factory=list)
+    """Networks through earlier moves; the last entry is the total."""
 
-    def __init__(self, moves: list[tuple[int, int, tuple[Pick, ...], bool]]) -> None:
-        self.moves = moves
-        self.before: list[int] = []
-        self.total = 0
+    @property
+    def total(self) -> int:
+        return self.before[-1]
 
 
 @final
@@ -148,9 +153,8 @@ class _Programme:
             layer: list[_Node] = []
             for state in states:
                 moves = step(state)
-                layer.append(
-                    _Node([(after.setdefault(to, len(after)), weight, picks, to[0]) for to, weight, picks in moves])
-                )
+                rows = [(after.setdefault(to, len(after)), weight, picks) for to, weight, picks in moves]
+                layer.append(_Node(moves=rows, on=state[0]))
                 if nodes + len(after) > MAX_STATES:
                     raise SpaceError(
                         f"space: more than {MAX_STATES} states are needed to count it exactly",
@@ -164,9 +168,7 @@ class _Programme:
     def _sum(self, totals: list[int]) -> None:
         for layer in reversed(self._nodes):
             for node in layer:
-                ways = [weight * totals[to] for to, weight, _, _ in node.moves]
-                node.before = [0, *accumulate(ways)]
-                node.total = node.before[-1]
+                node.before = [0, *accumulate(weight * totals[to] for to, weight, _ in node.moves)]
             totals = [node.total for node in layer]
 
     def network(self, number: int) -> Draw:
@@ -176,21 +178,21 @@ class _Programme:
         levels: dict[str, Level] = {}
         ramps: dict[str, list[tuple[Pick, int]]] = {}
         node = 0
-        for (position, step), layer in zip(self._steps, self._nodes, strict=True):
+        for (position, _), layer in zip(self._steps, self._nodes, strict=True):
             here = layer[node]
             way = bisect_right(here.before, number) - 1
             number -= here.before[way]
-            node, weight, picks, is_on = here.moves[way]
-            if step == self._gate and is_on:
+            node, weight, picks = here.moves[way]
+            if masked and here.on and position not in on[-1:]:
                 on.append(position)
             if picks:
                 ways, number = divmod(number, (here.before[way + 1] - here.before[way]) // weight)
                 _keep(picks, ways, levels, ramps)
         for rows in ramps.values():
-            field = rows[0][0].field
-            assert field.levels is not None
+            ramp = rows[0][0].field
+            assert ramp.levels is not None
             positions = [pick.at for pick, _ in rows]
-            levels |= field.spell_ramp(positions, [field.levels[index] for _, index in rows])
+            levels |= ramp.spell_ramp(positions, [ramp.levels[index] for _, index in rows])
         return Draw(on=tuple(on), levels=levels)
 
 

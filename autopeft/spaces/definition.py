@@ -28,7 +28,7 @@ class MethodBlock:
 
     name: str
     fields: tuple[tuple[str, Spread], ...]
-    """Those written, in their order; the others take their defaults."""
+    """Those written, in the method's order; the others take their defaults."""
     when: Condition | None = None
 
     def spread(self, field: str) -> Spread | None:
@@ -38,7 +38,11 @@ class MethodBlock:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpaceDefinition:
-    """A search space as written; equal definitions are the same space on every model."""
+    """A search space as written; equal definitions are the same space on every model.
+
+    `from_mapping` puts methods and training settings in alphabetical order, so that the order of a file's keys means
+    nothing: not to equality, not to the order of dimensions, not to what a seed draws.
+    """
 
     methods: tuple[MethodBlock, ...]
     layers: Subset | tuple[int, ...] | None = None
@@ -71,8 +75,8 @@ class SpaceDefinition:
             raise SpaceError(f"{PLACE}: got {source!r}", hint="write a preset's name, or a mapping of methods")
         mapping = _with_preset(source)
         _check_keys(PLACE, mapping, ("layers", *METHODS, *TRAINING_FIELDS))
-        blocks = [_block(name, mapping[name]) for name in mapping if name in METHODS]
-        training = [(name, _training(name, mapping[name])) for name in mapping if name in TRAINING_FIELDS]
+        blocks = [_block(name, mapping[name]) for name in sorted(mapping) if name in METHODS]
+        training = [(name, _training(name, mapping[name])) for name in sorted(mapping) if name in TRAINING_FIELDS]
         return cls(methods=tuple(blocks), layers=_layers(mapping.get("layers")), training=tuple(training))
 
     def to_mapping(self) -> dict[str, object]:
@@ -146,10 +150,11 @@ def _block(name: str, value: object) -> MethodBlock:
     if not isinstance(value, Mapping):
         raise SpaceError(f"{place}: got {value!r}, not a mapping", hint=f'write {name}: {{{size}: "choice(0, 8)"}}')
     rows = cast(Mapping[str, object], value)
-    _check_keys(place, rows, ("when", *(field.name for field in method.fields)))
+    names = [field.name for field in method.fields]
+    _check_keys(place, rows, ("when", *names))
     if size not in rows:
         raise SpaceError(f"{place}.{size}: the size is missing", hint=f'write {size}: "choice(0, 8)", 0 being absent')
-    fields = [(key, _spread(f"{place}.{key}", method.field(key), rows[key])) for key in rows if key != "when"]
+    fields = [(key, _spread(f"{place}.{key}", method.field(key), rows[key])) for key in names if key in rows]
     return MethodBlock(name=name, fields=tuple(fields), when=_when(f"{place}.when", rows.get("when")))
 
 

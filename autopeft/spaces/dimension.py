@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import final
+from typing import cast, final
 
 from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import Scalar
@@ -31,6 +31,12 @@ class Dimension:
     def levels(self) -> Sequence[Scalar] | None:
         """Its values in order, None when it is continuous."""
         return self.domain.levels
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """The levels of a size: whole numbers, ascending, never none."""
+        assert self.is_size
+        return cast(Sequence[int], self.domain.levels)
 
     @property
     def ordinal(self) -> bool:
@@ -83,9 +89,7 @@ class Cell:
         return words
 
     def write(self, level: Level) -> dict[str, Scalar]:
-        """Dimension values that `read` gives back as `level`."""
-        if not self.dimensions:
-            return {}
+        """Dimension values that `read` gives back as `level`; not for a fixed cell, which has no dimension."""
         if self.subset is None:
             assert not isinstance(level, tuple)
             return {self.dimensions[0].name: level}

@@ -79,9 +79,8 @@ def _column(row: Dimension) -> Callable[[Scalar | None], list[float]]:
 
 
 def _size_column(row: Dimension) -> Callable[[Scalar | None], list[float]]:
-    levels = row.levels or ()
-    top = float(levels[-1])
-    low = next((float(level) for level in levels if level), top)
+    levels = row.sizes
+    low = next(level for level in levels if level)
     n = len(levels) - (levels[0] == 0)
     steps = min(n, _RESOLUTION)
     domain = row.domain
@@ -89,11 +88,12 @@ def _size_column(row: Dimension) -> Callable[[Scalar | None], list[float]]:
     def column(value: Scalar | None) -> list[float]:
         if not value:
             return [0.0]
-        start, unit = domain.to_unit(int(low)), domain.to_unit(value)
+        start, unit = domain.to_unit(low), domain.to_unit(value)
         share = (unit - start) / (1 - start) if start < 1 else 1.0
         return [(1 + share * (steps - 1)) / steps]
 
     if len(levels) > 4096:
         return column
-    table: dict[Scalar | None, list[float]] = {level: column(level) for level in levels} | {None: [0.0]}
+    table: dict[Scalar | None, list[float]] = {None: [0.0]}
+    table.update((level, column(level)) for level in levels)
     return table.__getitem__

@@ -60,14 +60,16 @@ def fit_domain(field: Field, domain: Domain) -> Domain:
     """`domain` with its values in the type of `field`; see `fit_spread`."""
     kinds, allowed = _ALLOWED[field.kind]
     if not isinstance(domain, kinds):
-        raise SpaceError(f"got {domain}, but this is a {field.kind} field", hint=f"write {allowed}")
+        raise SpaceError(f"got {domain}, but {field.name} is of kind {field.kind}", hint=f"write {allowed}")
     match domain:
         case Choice(values=values):
             return Choice(values=tuple(fit_value(field, value) for value in values))
         case Fixed(value=value) if field.kind is FieldKind.TARGETS:
             return Fixed(value=_words(value))
         case Fixed(value=tuple() as value):
-            raise SpaceError(f"got the list {list(value)}, but this is a {field.kind} field", hint=f"write {allowed}")
+            raise SpaceError(
+                f"got the list {list(value)}, but {field.name} is of kind {field.kind}", hint=f"write {allowed}"
+            )
         case Fixed(value=value):
             return Fixed(value=fit_value(field, cast(Scalar, value)))
         case Integer() | Real() | LogReal():
@@ -82,7 +84,7 @@ def fit_value(field: Field, value: Scalar) -> Scalar:
     """`value` as the field holds it: whole numbers as int, others as float rounded to six digits, words as they are."""
     if field.kind is FieldKind.BOOL:
         if not isinstance(value, bool):
-            raise SpaceError(f"got {value!r}, but this is a bool field", hint="write true or false")
+            raise SpaceError(f"got {value!r}, but {field.name} is of kind bool", hint="write true or false")
         return value
     if field.kind is FieldKind.TARGETS:
         return _words(value)[0]
@@ -91,14 +93,16 @@ def fit_value(field: Field, value: Scalar) -> Scalar:
     if isinstance(value, str):
         value = _parsed(field, value)
     if not is_number(value):
-        raise SpaceError(f"got {spelled(value)!r}, but this is a {field.kind} field", hint="write a number")
+        raise SpaceError(f"got {spelled(value)!r}, but {field.name} is of kind {field.kind}", hint="write a number")
     return _in_range(field, _typed(field, value))
 
 
 def _parsed(field: Field, text: str) -> Scalar:
     value = number(text.strip())
     if value is None:
-        raise SpaceError(f"got {text!r}, but this is a {field.kind} field", hint=f"write {_ALLOWED[field.kind][1]}")
+        raise SpaceError(
+            f"got {text!r}, but {field.name} is of kind {field.kind}", hint=f"write {_ALLOWED[field.kind][1]}"
+        )
     return value
 
 
@@ -106,7 +110,7 @@ def _typed(field: Field, value: Scalar) -> int | float:
     if field.kind is FieldKind.REAL:
         return significant(float(value))
     if int(value) != value:
-        raise SpaceError(f"got {value}, but a {field.kind} is a whole number", hint=f"write {int(value)}")
+        raise SpaceError(f"got {value}, but {field.name} is a whole number", hint=f"write {int(value)}")
     return int(value)
 
 

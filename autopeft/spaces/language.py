@@ -18,7 +18,7 @@ from autopeft.spaces.domain import (
     Subset,
     is_number,
 )
-from autopeft.spaces.expression import Call, Number, Term, Word, number, parse_term
+from autopeft.spaces.expression import Call, Number, Term, Word, parse_term
 from autopeft.spaces.spread import SPREADS, PerGroup, PerLayer, Ramp, Shared, Spread, as_spread, per_group
 from autopeft.spaces.suggest import nearest
 
@@ -76,9 +76,6 @@ def _from_text(text: str) -> Spread:
             f"got {text!r}, a call without its end",
             hint='inside YAML braces a call must be quoted: {rank: "choice(2, 8)"}',
         )
-    plain = number(stripped)
-    if plain is not None:
-        return Shared(domain=Fixed(value=plain))
     return _spread(_Reader(text=text), parse_term(text))
 
 

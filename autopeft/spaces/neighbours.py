@@ -67,6 +67,6 @@ def fill(structure: Structure, values: Values) -> Configuration:
 
 
 def _read(cell: Cell, values: Values) -> Level:
-    if cell.dimensions and cell.dimensions[0].name in values:
-        return cell.read(values)
-    return cell.default
+    if cell.subset is None:  # values come from a network and its steps, so they need no second check
+        return values.get(cell.name, cell.default)
+    return cell.read(values) if cell.dimensions[0].name in values else cell.default

@@ -99,14 +99,13 @@ def _values(structure: Structure, *, alone: str | None) -> dict[str, Scalar]:
         values[cell.name] = index < (top if alone is None or mask is None else mask.min)
     given: set[str] = set()
     for row in structure.dimensions:
-        if row.is_size and row.levels:
+        if row.is_size:
             values[row.name] = (
-                row.levels[-1] if alone is None else _small(row, row.method == alone and alone not in given)
+                row.sizes[-1] if alone is None else _small(row, row.method == alone and alone not in given)
             )
             given |= {row.method or ""}
     return values
 
 
 def _small(row: Dimension, positive: bool) -> Scalar:
-    levels = row.levels or ()
-    return next((level for level in levels if level), levels[0]) if positive else levels[0]
+    return next(level for level in row.sizes if level) if positive else row.sizes[0]

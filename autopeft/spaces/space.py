@@ -139,10 +139,11 @@ class SearchSpace:
         return [self._draw(rng) for _ in range(n)]
 
     def _draw(self, rng: np.random.Generator) -> Configuration:
-        for _ in range(_REJECTIONS if self.constraints else 1):
-            configuration = self._uniform(rng)
+        configuration = self._uniform(rng)
+        for _ in range(_REJECTIONS):
             if self.admits(configuration):
                 return configuration
+            configuration = self._uniform(rng)
         return repaired(self, configuration, rng)
 
     def _uniform(self, rng: np.random.Generator) -> Configuration:

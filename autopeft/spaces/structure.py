@@ -94,7 +94,7 @@ class Structure:
         training: Mapping[str, Level],
         size_of: Callable[[BoundMethod], Level],
     ) -> Lookup:
-        """What conditions ask, given the methods decided so far: None for an absent one, no entry for a disabled one."""
+        """What conditions ask, given the methods decided so far (None: absent; no entry: disabled)."""
 
         def value(name: str) -> Scalar | None:
             method, _, field = name.partition(".")

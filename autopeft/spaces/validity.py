@@ -1,9 +1,10 @@
 """Can every size of a space be built on the model's layers? Asked once, when a space is bound."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from autopeft.errors import ConfigurationError, SpaceError
+from autopeft.spaces.configuration import FieldValue
 from autopeft.spaces.counts import corner
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.structure import BoundMethod, Structure
@@ -31,10 +32,10 @@ def _check_layer(method: BoundMethod, position: int, layer: int, shape: ModelSha
 
 
 def _problem(
-    method: BoundMethod, values: dict[str, object], layer: int, shape: ModelShape
+    method: BoundMethod, values: Mapping[str, FieldValue], layer: int, shape: ModelShape
 ) -> ConfigurationError | None:
     try:
-        method.method.check(shape, layer=layer, values=values)  # type: ignore[arg-type]  # field values
+        method.method.check(shape, layer=layer, values=values)
     except ConfigurationError as error:
         return error
     return None

@@ -74,14 +74,14 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> "RunRecord":
-        failure: Mapping[str, str] | None = data["failure"]  # type: ignore[assignment]  # written by to_json
+        failure: dict[str, str] | None = data["failure"]  # type: ignore[assignment]  # written by to_json
         rows: list[Mapping[str, object]] = data["measurements"]  # type: ignore[assignment]  # written by to_json
         return cls(
             attempt=data["attempt"],  # type: ignore[arg-type]  # written by to_json
             started=data["started"],  # type: ignore[arg-type]  # written by to_json
             ended=data["ended"],  # type: ignore[arg-type]  # written by to_json
             measurements=tuple(Measurement.from_json(row) for row in rows),
-            failure=failure and Failure(kind=FailureKind(failure["kind"]), message=failure["message"]),
+            failure=Failure(kind=FailureKind(failure["kind"]), message=failure["message"]) if failure else None,
             losses=data["losses"],  # type: ignore[arg-type]  # written by to_json
         )
 

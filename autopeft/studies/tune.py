@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -25,17 +25,16 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from autopeft.errors import AutoPeftError, SpecError, TrialError
-from autopeft.search.trial import FailureKind
+from autopeft.errors import AutoPeftError, SpecError
 from autopeft.studies.executor import (
     AbstractExecutor,
     AbstractTrialSource,
     Assignment,
     Resources,
-    WorkerLost,
     WorkerSpec,
     timeout_report,
 )
+from autopeft.studies.flights import Book, InFlight
 from autopeft.studies.lock import process_start
 from autopeft.studies.signals import StopLevel, StopRequest
 from autopeft.studies.worker import Worker
@@ -43,16 +42,13 @@ from autopeft.trainers.job import Report, TrainJob
 
 POLL_SECONDS = 0.05
 """How long Tune's event loop may wait for a proposal while jobs run."""
-LOAD_SECONDS = 1800.0
-"""A worker may take so long to start and to load model and data, where trials have a deadline."""
-MAX_STILLBORN = 3
-"""Workers that may die before any has ever loaded the model; then it is not the trials' fault."""
 _TELLING = ("Worker exit", "killed", "memory", "Error:", "node has died", "node is dead", "preempted")
 _PREFIX = "autopeft-ray-"
 _STORE_BYTES = 100 * 2**20
 """Of Ray's object store: jobs and reports are a few kilobytes."""
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -62,7 +58,10 @@ _SETTINGS = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "60",
 }
-"""Keeps Ray and Tune quiet, in the working folder, off the network, and from taking Ctrl-C."""
+"""Keeps Ray and Tune quiet, in the working folder, off the network, and from taking Ctrl-C.
+
+When a driver is killed Ray's processes die with it, but its two idle agents first look for the rest for a while.
+"""
 
 
 class TuneExecutor(AbstractExecutor):
@@ -74,9 +73,9 @@ class TuneExecutor(AbstractExecutor):
 
     def run(self, source: AbstractTrialSource, stop: StopRequest) -> None:
         with ray_session(self._resources) as folder:
-            self._run(_Book(source=source, stop=stop, spec=self._spec), folder)
+            self._run(Book(source=source, stop=stop, spec=self._spec), folder)
 
-    def _run(self, book: "_Book", folder: Path) -> None:
+    def _run(self, book: Book, folder: Path) -> None:
         jobs, share = _share(self._resources)
         pool = ThreadPoolExecutor(1, thread_name_prefix="autopeft-propose")
         with suppress(_StopError):
@@ -219,68 +218,6 @@ class _StopError(Exception):
     """Leaves Tune's loop at once; its clean-up kills the workers."""
 
 
-@dataclass(slots=True, kw_only=True)
-class _InFlight:
-    assignment: Assignment
-    since: float = field(default_factory=time.monotonic)
-    """When it was handed out; from when its worker is ready, when that was."""
-    ready: bool = False
-
-    @property
-    def late(self) -> bool:
-        """Whether it runs past its deadline; loading the model does not count, but may not take for ever either."""
-        deadline = self.assignment.deadline_seconds
-        limit = deadline if self.ready or deadline is None else max(deadline, LOAD_SECONDS)
-        return limit is not None and time.monotonic() - self.since > limit
-
-
-@dataclass(slots=True, kw_only=True)
-class _Book:
-    """What the driver's parts share: jobs in flight, by Tune's trial id."""
-
-    source: AbstractTrialSource
-    stop: StopRequest
-    spec: WorkerSpec
-    flying: dict[str, _InFlight] = field(default_factory=dict)
-    fatal: AutoPeftError | None = None
-    any_ready: bool = False
-    stillborn: int = 0
-    ended: int = 0
-    """Jobs that have left `flying`."""
-
-    @property
-    def stopping(self) -> bool:
-        return self.fatal is not None or self.stop.level is not StopLevel.NONE
-
-    def record(self, assignment: Assignment, event: Report | WorkerLost) -> bool:
-        """Tell the runner; Tune would turn its errors into text, so they are kept for the end."""
-        try:
-            return self.source.record(assignment, event)
-        except AutoPeftError as error:
-            self.fatal = self.fatal or error
-            return False
-
-    def land(self, trial_id: str) -> Assignment | None:
-        """A job is over for this executor; None when it was already."""
-        flight = self.flying.pop(trial_id, None)
-        self.ended += flight is not None
-        return flight and flight.assignment
-
-    def lose(self, trial_id: str, reason: str) -> None:
-        """A worker died; nothing to say when its job was finished (or timed out) before."""
-        assignment = self.land(trial_id)
-        if assignment is None:
-            return
-        self.stillborn += not self.any_ready
-        if self.stillborn >= MAX_STILLBORN:
-            self.fatal = self.fatal or TrialError(f"workers die before they have loaded the model: {reason}")
-        if _is_out_of_memory(reason):
-            failure = (FailureKind.OOM.value, reason)
-            for slot in range(len(assignment.numbers)):
-                self.record(assignment, Report(slot=slot, measurement=None, failure=failure, done=True))
-        self.record(assignment, WorkerLost(reason=reason, counted=not _is_node_loss(reason)))
-
-
 class _JobTrainable(tune.Trainable):
     """A worker as Tune sees it: one step is one report."""
 
@@ -318,13 +255,13 @@ class _JobTrainable(tune.Trainable):
 class _Proposals(Searcher):
     """Gives Tune the runner's jobs. Proposals are computed in a thread, one at a time, when a slot is free."""
 
-    def __init__(self, book: _Book, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, book: Book, pool: ThreadPoolExecutor) -> None:
         super().__init__()
         self._book, self._pool = book, pool
         self._pending: Future[list[Assignment]] | None = None
         self._dry_since: int | None = None
 
-    def suggest(self, trial_id: str) -> dict[str, object] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, object] | str | None:  # type: ignore[override]  # FINISHED is a str
         book = self._book
         if book.stopping:
             return Searcher.FINISHED
@@ -339,7 +276,7 @@ class _Proposals(Searcher):
         if not jobs:
             self._dry_since = book.ended
             return None if book.flying else Searcher.FINISHED
-        book.flying[trial_id] = _InFlight(assignment=jobs[0])
+        book.flying[trial_id] = InFlight(assignment=jobs[0])
         return {"job": jobs[0].job, "spec": book.spec}
 
     def _wait(self, pending: "Future[list[Assignment]]") -> list[Assignment] | None:
@@ -361,7 +298,7 @@ class _Proposals(Searcher):
 class _Recorder(FIFOScheduler):
     """Gives the runner every report and stops the Tune trial whose job is done."""
 
-    def __init__(self, book: _Book) -> None:
+    def __init__(self, book: Book) -> None:
         super().__init__()
         self._book = book
 
@@ -388,7 +325,7 @@ class _Recorder(FIFOScheduler):
 class _Watch(Callback):
     """Sees what no result tells: dead workers, deadlines, a request to stop now."""
 
-    def __init__(self, book: _Book) -> None:
+    def __init__(self, book: Book) -> None:
         self._book = book
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
@@ -424,11 +361,3 @@ def _reason(trial: TuneTrial) -> str:
     line = (told or lines or ["its process is gone"])[-1]
     # Of Ray's paragraph the first sentence is a fact and the rest a list of guesses.
     return line.partition("Worker exit detail: ")[2].partition(". Some common causes")[0] or line[:300]
-
-
-def _is_out_of_memory(reason: str) -> bool:
-    return "out of memory" in reason.lower() or "running low on memory" in reason.lower()
-
-
-def _is_node_loss(reason: str) -> bool:
-    return "node has died" in reason or "node is dead" in reason or "preempted" in reason

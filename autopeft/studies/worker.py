@@ -3,7 +3,7 @@
 import importlib
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from autopeft.errors import SpecError, TrialError
 from autopeft.search.trial import FailureKind
@@ -34,7 +34,7 @@ class Worker:
             self._trainer = maker(self._spec.model, self._spec.task, self._spec.training)  # type: ignore[call-arg]
             self._limit_threads()
 
-    def run(self, job: TrainJob) -> Iterator[Report]:
+    def run(self, job: TrainJob) -> Generator[Report, None, None]:
         """The job's reports, the last one of every configuration marked `done`; never raises for a trial's fault."""
         self.build()
         assert self._trainer is not None

@@ -50,6 +50,11 @@ class AdapterSet(nn.Module):
         """Trainable numbers in all adapters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    def penalty(self) -> torch.Tensor | None:
+        """The sum of the adapters' own terms of the training loss; None when no adapter has one."""
+        terms = [term for _, _, adapter in self.adapters() if (term := adapter.penalty()) is not None]
+        return torch.stack([term.float() for term in terms]).sum() if terms else None
+
     @property
     def attached(self) -> bool:
         return bool(self._handles)
@@ -161,7 +166,7 @@ def merge(adapters: AdapterSet, model: PreTrainedModel, shape: ModelShape) -> "M
     if not adapters.attached:
         raise ModelError("these adapters are not attached to a model", hint="attach them before merging")
     layers = layers_of(model.base_model, shape)
-    originals: list[tuple[nn.Parameter, torch.Tensor]] = []
+    originals: list[tuple[torch.Tensor, torch.Tensor]] = []
     for _, layer, adapter in adapters.adapters():
         assert isinstance(adapter, LoraAdapter)
         for target in adapter.targets:
@@ -183,7 +188,7 @@ class Merged:
         adapters: AdapterSet,
         model: PreTrainedModel,
         shape: ModelShape,
-        originals: list[tuple[nn.Parameter, torch.Tensor]],
+        originals: list[tuple[torch.Tensor, torch.Tensor]],
     ) -> None:
         self._adapters = adapters
         self._model = model

@@ -126,7 +126,8 @@ def load_model(spec: ModelSpec, *, kind: str, n_labels: int | None) -> LoadedMod
         )
     tokenizer = load_tokenizer(spec)
     model, missing = _load_weights(spec, kind=kind, n_labels=n_labels)
-    model.config.pad_token_id = tokenizer.pad_token_id
+    for config in (model.config, model.config.get_text_config()):
+        config.pad_token_id = tokenizer.pad_token_id
     model.requires_grad_(False).eval()
     head_names = _head_names(model, missing, place=_place(spec)) if kind == CLASSIFICATION else ()
     for name in head_names:
@@ -230,7 +231,7 @@ def _load_weights(spec: ModelSpec, *, kind: str, n_labels: int | None) -> tuple[
     if n_labels is not None:
         config.num_labels = n_labels
     with _quiet():
-        model, info = _attempt(
+        model, info = _attempt(  # type: ignore[misc]  # a pair, for output_loading_info
             lambda: auto.from_pretrained(
                 _source(spec),
                 config=config,

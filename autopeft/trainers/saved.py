@@ -132,7 +132,7 @@ def describe(adapters: AdapterSet, *, loaded: LoadedModel, task: Mapping[str, ob
         base_prefix=model.base_model_prefix,
         transposed=any(isinstance(module, Conv1D) for module in layers_of(model.base_model, loaded.shape).modules()),
         kind=loaded.kind,
-        n_labels=int(model.config.num_labels) if loaded.head_names else None,
+        n_labels=model.config.num_labels if loaded.head_names else None,
         head_names=loaded.head_names,
         task=task,
     )

@@ -140,7 +140,7 @@ def _heads(config: PretrainedConfig, sites: tuple[Site, ...]) -> tuple[int, int,
     width = {site.role: site.d_out for site in reversed(sites)}
     n_heads = int(config.num_attention_heads)
     stated = getattr(config, "head_dim", None)
-    head_dim = int(stated or width.get(Role.QUERY, config.hidden_size) // n_heads)
+    head_dim = int(stated or width.get(Role.QUERY, int(config.hidden_size)) // n_heads)
     if Role.KEY in width:
         return n_heads, width[Role.KEY] // head_dim, head_dim
     if Role.QUERY_KEY_VALUE in width:

@@ -28,7 +28,10 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def facts(history: History) -> list[tuple[object, ...]]:
-    return [(row.number, row.configuration, row.state, row.measurements, row.failure, dict(row.predicted)) for row in history]
+    return [
+        (row.number, row.configuration, row.state, row.measurements, row.failure, dict(row.predicted))
+        for row in history
+    ]
 
 
 def test_all_executors_write_the_same_trials_with_one_worker(tmp_path: Path) -> None:
@@ -63,14 +66,14 @@ def test_every_kind_of_failure_is_recorded(tmp_path: Path, kind: Kind) -> None:
 def test_an_exhausted_space_ends_the_study(tmp_path: Path, kind: Kind) -> None:
     space, study = tiny_space(), open_study(tmp_path)
     what = plan(space=space, searcher=FreshDraws(space), n_trials=50)
-    assert drive(study, what, Resources(executor=kind, max_jobs=2)) is StopReason.EXHAUSTED
+    assert drive(study, what, Resources(executor=kind, max_jobs=1)) is StopReason.EXHAUSTED
     assert len(study.history().completed) == 5
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapters_of_the_front_are_on_disk(tmp_path: Path, kind: Kind) -> None:
     study = open_study(tmp_path)
-    drive(study, plan(n_trials=8, artifacts=tmp_path), Resources(executor=kind, max_jobs=2))
+    drive(study, plan(n_trials=8, artifacts=tmp_path), Resources(executor=kind, max_jobs=1))
     folders = {int(path.name.partition("-")[2]): path for path in (tmp_path / "s").iterdir()}
     assert 1 <= len(folders) < 8
     for number, path in folders.items():

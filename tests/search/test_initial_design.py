@@ -40,13 +40,10 @@ def test_a_space_with_fewer_configurations_is_used_up() -> None:
     assert 6 <= len(initial_design(problem_of(space_of("tiny"), n_trials=400))) <= 15
 
 
-def test_points_lie_further_apart_than_uniform_ones() -> None:
+def test_the_rest_lies_further_from_what_is_chosen_than_uniform_draws_do() -> None:
     space = space_of("mixed")
-
-    def closest(configurations: object) -> float:
-        points = np.array([space.features(one) for one in configurations])  # type: ignore[attr-defined]
-        distances = np.linalg.norm(points[:, None] - points[None], axis=2)
-        return float(distances[np.triu_indices(len(points), 1)].min())
-
-    uniform = [closest(space.sample(np.random.default_rng(seed), 10)) for seed in range(20)]
-    assert closest(initial_design(problem_of(space, n_trials=40))) > np.median(uniform)
+    design = np.array([space.features(one) for one in initial_design(problem_of(space, n_trials=40))])
+    draws = np.array([space.features(one) for one in space.sample(np.random.default_rng(3), 100)])
+    for count in range(len(design) - 3, len(design)):
+        gaps = np.linalg.norm(draws[:, None] - design[None, :count], axis=2).min(axis=1)
+        assert np.linalg.norm(design[count] - design[:count], axis=1).min() > np.median(gaps)

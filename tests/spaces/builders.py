@@ -52,7 +52,13 @@ def shape(
         Role.MLP_DOWN: (4 * hidden, hidden),
     }
     row = tuple(
-        Site(name=name, d_in=widths.get(role, (hidden, hidden))[0], d_out=widths.get(role, (hidden, hidden))[1], bias=True, role=role)
+        Site(
+            name=name,
+            d_in=widths.get(role, (hidden, hidden))[0],
+            d_out=widths.get(role, (hidden, hidden))[1],
+            bias=True,
+            role=role,
+        )
         for name, role in sites
     )
     return ModelShape(
@@ -70,7 +76,9 @@ def shape(
     )
 
 
-def bind(mapping: str | Mapping[str, object], n_layers: int = 3, *, hidden: int = 24, constraints: Sequence[str] = ()) -> SearchSpace:
+def bind(
+    mapping: str | Mapping[str, object], n_layers: int = 3, *, hidden: int = 24, constraints: Sequence[str] = ()
+) -> SearchSpace:
     """The space of `mapping` on a small encoder."""
     model = shape(n_layers, hidden=hidden, heads=2)
     return SearchSpace.bind(SpaceDefinition.from_mapping(mapping), model, constraints=constraints)

@@ -98,7 +98,11 @@ def test_malformed_conditions_name_the_column(text: str, message: str) -> None:
 
 
 BASE = {
-    "serial_adapter": {"bottleneck": "per_layer(choice(0, 8))", "activation": "choice(relu, gelu)", "scale": "real(1, 2)"},
+    "serial_adapter": {
+        "bottleneck": "per_layer(choice(0, 8))",
+        "activation": "choice(relu, gelu)",
+        "scale": "real(1, 2)",
+    },
     "lora": {"rank": "choice(0, 8)", "targets": "subset(query, key)"},
     "batch_size": "choice(16, 32)",
 }

@@ -16,7 +16,9 @@ from autopeft.spaces.space import SearchSpace
 from tests.spaces.builders import bind, shape
 from tests.spaces.twins import every_network, spaces
 
-TINY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+TINY = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
 
 
 @TINY
@@ -87,7 +89,7 @@ def test_ramps_too_fine_to_count_are_refused_with_the_way_out(monkeypatch: pytes
 
 
 def test_a_space_without_any_network_is_refused() -> None:
-    with pytest.raises(SpaceError, match="holds no network at all.*above 0"):
+    with pytest.raises(SpaceError, match=r"holds no network at all.*above 0"):
         bind({"lora": {"rank": "choice(0)"}})
 
 
@@ -98,5 +100,5 @@ def test_large_uniform_numbers_stay_below_their_limit(limit: int, seed: int) -> 
 
 def test_listing_a_continuous_space_is_refused() -> None:
     space = bind({"lora": {"rank": 2}, "learning_rate": "log(1e-4, 1e-2)"})
-    with pytest.raises(SpaceError, match="learning_rate is continuous.*make it a choice"):
+    with pytest.raises(SpaceError, match=r"learning_rate is continuous.*make it a choice"):
         space.configurations()

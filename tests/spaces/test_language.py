@@ -89,7 +89,7 @@ def test_text_reads_as_the_object(text: str, spread: Spread) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("choise(1, 2)", "column 1 of 'choise(1, 2)': 'choise' is none of .*did you mean 'choice'"),
+        ("choise(1, 2)", r"column 1 of 'choise\(1, 2\)': 'choise' is none of .*did you mean 'choice'"),
         ("__import__('os').system('true')", "follows|no meaning|none of"),
         ("__import__('os')", "'__import__' is none of .*nothing else can be called"),
         ("choice(1, 2", 'a call without its end .*must be quoted: {rank: "choice'),

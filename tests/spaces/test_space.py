@@ -17,7 +17,9 @@ from autopeft.spaces.space import SearchSpace
 from tests.spaces.builders import bind, shape
 from tests.spaces.twins import spaces
 
-SOME = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+SOME = settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
 EVERYTHING = {
     "layers": "subset",
     "serial_adapter": {"bottleneck": "choice(0, 2, 4)", "activation": "choice(relu, gelu, tanh)"},
@@ -182,7 +184,10 @@ FIXED = {"layers": [0, 1], "lora": {"rank": "per_group(1, choice(0, 2))", "targe
             {"lora": {"rank": 2, "targets": "query", "layers": [0, 1], "alpha": 8}, "batch_size": 16},
             r"lora\.alpha: 8\.0 is not in this space \(it has only 16\.0\)",
         ),
-        ({"lora": {"rank": 2, "targets": "query", "layers": [0, 1]}}, "batch_size: not given, though this space decides"),
+        (
+            {"lora": {"rank": 2, "targets": "query", "layers": [0, 1]}},
+            "batch_size: not given, though this space decides",
+        ),
         (
             {"lora": {"rank": 2, "targets": "query", "layers": [0, 1]}, "batch_size": 16, "learning_rate": 0.1},
             "learning_rate: not decided by this space",
@@ -202,7 +207,9 @@ def test_a_configuration_of_another_space_is_refused_with_the_reason(mapping: di
 
 
 def test_a_false_condition_and_a_missed_ramp_are_reasons() -> None:
-    space = bind({"serial_adapter": {"bottleneck": "choice(1, 2)"}, "lora": {"rank": 2, "when": "serial_adapter.bottleneck > 1"}})
+    space = bind(
+        {"serial_adapter": {"bottleneck": "choice(1, 2)"}, "lora": {"rank": 2, "when": "serial_adapter.bottleneck > 1"}}
+    )
     network = configuration({"serial_adapter": {"bottleneck": 1}, "lora": {"rank": 2}}, space.shape)
     with pytest.raises(ConfigurationError, match=r"lora: present, though its condition .* is false"):
         space.check(network)
@@ -226,6 +233,14 @@ def test_columns_that_were_left_out_are_refused(space: SearchSpace) -> None:
         space.check(kept)
 
 
+def test_a_configuration_in_another_order_is_no_canonical_one() -> None:
+    space = bind({"layers": "subset", "lora": {"rank": 2}})
+    setting = configuration({"lora": {"rank": 2, "layers": [0, 2]}}, space.shape).methods[0]
+    turned = type(setting)(method="lora", layers=(2, 0), fields=setting.fields)
+    with pytest.raises(ConfigurationError, match=r"no network of this space: its dimensions spell .*canonical"):
+        space.check(Configuration(methods=(turned,), training=()))
+
+
 def test_samples_are_the_same_for_the_same_generator(space: SearchSpace) -> None:
     first, second = (space.sample(np.random.default_rng(3), 20) for _ in range(2))
     assert first == second
@@ -247,7 +262,9 @@ def test_a_rare_admitted_region_is_reached_by_repair() -> None:
 
 
 def test_quantities_of_the_caller_are_constraints_too() -> None:
-    definition = SpaceDefinition.from_mapping({"lora": {"rank": "choice(0, 1, 2)"}, "prefix_tuning": {"length": "int(0, 3)"}})
+    definition = SpaceDefinition.from_mapping(
+        {"lora": {"rank": "choice(0, 1, 2)"}, "prefix_tuning": {"length": "int(0, 3)"}}
+    )
     space = SearchSpace.bind(definition, shape(2), constraints=["memory < 2 KiB"], quantities={"memory": n_methods_kib})
     assert all(len(network.methods) == 1 for network in space.sample(np.random.default_rng(0), 30))
     network = space.sample(np.random.default_rng(0), 1)[0]
@@ -261,8 +278,17 @@ def n_methods_kib(network: Configuration) -> float:
 
 @pytest.mark.parametrize(("limit", "closest"), [("parameters <= 10", "96"), ("parameters >= 1M", "9216")])
 def test_a_constraint_that_excludes_everything_is_refused_with_the_closest_value(limit: str, closest: str) -> None:
-    with pytest.raises(SpaceError, match=rf"no configuration with {limit} was found; the closest has {closest} against"):
+    with pytest.raises(
+        SpaceError, match=rf"no configuration with {limit} was found; the closest has {closest} against"
+    ):
         bind({"layers": "subset", "lora": {"rank": "choice(0, 1, 8, 24)"}}, n_layers=4, constraints=[limit])
+
+
+def test_repair_says_so_when_no_start_reaches_an_admitted_configuration() -> None:
+    bound = bind({"lora": {"rank": "choice(0, 1, 8)"}})
+    space = SearchSpace(bound.definition, bound.shape, constraints=("parameters <= 10",), quantities={})
+    with pytest.raises(SpaceError, match=r"no admitted configuration was reached from any start .loosen"):
+        space.sample(np.random.default_rng(0), 1)
 
 
 def test_check_names_the_broken_constraint() -> None:
@@ -278,7 +304,11 @@ def test_a_space_survives_pickling(space: SearchSpace) -> None:
 
 
 def test_fingerprints_differ_with_definition_shape_and_constraints(space: SearchSpace) -> None:
-    others = [bind("autopeft"), bind(EVERYTHING, n_layers=5), bind(EVERYTHING, n_layers=4, constraints=["parameters < 2%"])]
+    others = [
+        bind("autopeft"),
+        bind(EVERYTHING, n_layers=5),
+        bind(EVERYTHING, n_layers=4, constraints=["parameters < 2%"]),
+    ]
     assert len({space.fingerprint(), *(other.fingerprint() for other in others)}) == 4
 
 
@@ -292,11 +322,20 @@ def test_bare_layers_of_a_model_without_any_are_refused() -> None:
     [
         ({"layers": [0, 9], "lora": {"rank": 2}}, r"space\.layers: layer 9 of a model with layers 0 to 2"),
         ({"layers": "subset(max=7)", "lora": {"rank": 2}}, r"space\.layers: subset\(max=7\) on a model of 3 layers"),
-        ({"lora": {"rank": "choice(8, 512)"}}, r"space\.lora\.rank: 512 is above the width 24 of attention\.self\.query"),
+        (
+            {"lora": {"rank": "choice(8, 512)"}},
+            r"space\.lora\.rank: 512 is above the width 24 of attention\.self\.query",
+        ),
         ({"lora": {"rank": "int(1, 64)"}}, r"space\.lora\.rank: 25 is above the width 24"),
         ({"lora": {"rank": "per_group(5, choice(0, 2))"}}, r"space\.lora\.rank: per_group.*: 5 groups of 3 layers"),
-        ({"lora": {"rank": 2, "targets": "subset(qurey)"}}, r"space\.lora\.targets: 'qurey' is no target .*attention\.self\.query.*did you mean 'query'"),
-        ({"lora": {"rank": 2, "targets": "subset(attention, query)"}}, r"'query' and 'attention' both hold attention\.self\.query"),
+        (
+            {"lora": {"rank": 2, "targets": "subset(qurey)"}},
+            r"space\.lora\.targets: 'qurey' is no target .*attention\.self\.query.*did you mean 'query'",
+        ),
+        (
+            {"lora": {"rank": 2, "targets": "subset(attention, query)"}},
+            r"'query' and 'attention' both hold attention\.self\.query",
+        ),
         ({"lora": {"rank": 2, "targets": "choice(query, attention.self.query)"}}, "are the same sites"),
     ],
 )

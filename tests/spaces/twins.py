@@ -46,6 +46,14 @@ CONDITIONS = (
     "batch_size == 16 and not serial_adapter.bottleneck in (1, 2)",
 )
 
+LORA_CONDITIONS = (
+    "lora",
+    "not lora",
+    "lora.rank == 2",
+    "not lora.rank < 2 and batch_size > 16",
+    "lora or serial_adapter",
+)
+
 
 @st.composite
 def spreads(draw: st.DrawFn, domains: tuple[str, ...], *, ramps: bool = True) -> object:
@@ -64,7 +72,7 @@ def spreads(draw: st.DrawFn, domains: tuple[str, ...], *, ramps: bool = True) ->
 def mappings(draw: st.DrawFn) -> dict[str, object]:
     """A small space: any mask, spreads, sub-dimensions and conditions."""
     mapping: dict[str, object] = {
-        "layers": draw(st.sampled_from(["all", "subset", "subset", "subset(min=2)", "subset(max=2)", [0, 2]])),
+        "layers": draw(st.sampled_from(["all", "subset", "subset", "subset(min=2)", "subset(max=2)", [0, 2], [1]])),
         "serial_adapter": {"bottleneck": draw(spreads(SIZES))},
     }
     if draw(st.booleans()):
@@ -79,7 +87,8 @@ def mappings(draw: st.DrawFn) -> dict[str, object]:
     if draw(st.booleans()):
         mapping["prefix_tuning"] = {"length": draw(spreads(SIZES))}
         if draw(st.booleans()):
-            mapping["prefix_tuning"] |= {"when": draw(st.sampled_from(CONDITIONS))}  # type: ignore[operator]
+            asked = CONDITIONS + LORA_CONDITIONS if "lora" in mapping else CONDITIONS
+            mapping["prefix_tuning"] |= {"when": draw(st.sampled_from(asked))}  # type: ignore[operator]
     if draw(st.booleans()) or "batch_size" in str(mapping):
         mapping["batch_size"] = "choice(16, 32)"
     return mapping
@@ -92,7 +101,7 @@ def spaces(draw: st.DrawFn, limit: int = MAX_ASSIGNMENTS) -> SearchSpace:
     try:
         space = bind(mapping, n_layers=draw(st.sampled_from([3, 4])))
     except SpaceError as error:
-        refused = ("holds no network", "layer to layer", "no single levels")
+        refused = ("holds no network", "groups of 1 layers", "layer to layer", "no single levels")
         assert any(reason in str(error) for reason in refused), error  # noqa: PT017
         assume(False)
         raise

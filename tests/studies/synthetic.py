@@ -42,11 +42,14 @@ def configuration(rng: np.random.Generator) -> Configuration:
 
 
 def parameters(config: Configuration) -> int:
+    """Exact for lora on two square sites and for serial adapters; one for any other method."""
     total = 0
     for one in config:
-        sizes = [int(str(size)) for size in one.column("rank" if one.method == "lora" else "bottleneck")]
-        total += sum(size * 4 * HIDDEN if one.method == "lora" else 2 * HIDDEN * size + size + HIDDEN for size in sizes)
-    return total
+        for layer in one.layers:
+            values = one.at(layer) or {}
+            rank, width = int(str(values.get("rank", 0))), int(str(values.get("bottleneck", 0)))
+            total += rank * 4 * HIDDEN + (2 * HIDDEN * width + width + HIDDEN if width else 0)
+    return max(1, total)
 
 
 def completed(number: int, config: Configuration, *, accuracy: float, memory: int = 400 * 2**20) -> Trial:

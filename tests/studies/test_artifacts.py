@@ -10,12 +10,17 @@ from autopeft.search.trial import History, Trial, TrialState
 from autopeft.studies.artifacts import Artifacts, front_numbers, safe_name
 from tests.studies.support import OBJECTIVES, measurement, small_space, write_adapter
 
-ROWS = list(small_space().configurations()) if not small_space().size().continuous else None
-
 
 def trial(number: int, rank: int, accuracy: float, state: TrialState = TrialState.COMPLETED) -> Trial:
     configuration = small_space().assemble(
-        {"layers[0]": True, "layers[1]": True, "lora.rank": rank, "lora.targets[query]": True, "lora.targets[value]": False, "learning_rate": 0.001}
+        {
+            "layers[0]": True,
+            "layers[1]": True,
+            "lora.rank": rank,
+            "lora.targets[query]": True,
+            "lora.targets[value]": False,
+            "learning_rate": 0.001,
+        }
     )
     rows = (measurement(configuration, 1, accuracy),)
     return Trial(number=number, configuration=configuration, state=state, measurements=rows, predicted={})

@@ -7,7 +7,15 @@ import pytest
 from autopeft.errors import ModelError, SpecError, StorageError
 from autopeft.search.trial import FailureKind
 from autopeft.studies.drive import drive
-from autopeft.studies.events import Noted, StopReason, StudyEvent, StudyOpened, StudyStopped, TrialFinished, TrialReported
+from autopeft.studies.events import (
+    Noted,
+    StopReason,
+    StudyEvent,
+    StudyOpened,
+    StudyStopped,
+    TrialFinished,
+    TrialReported,
+)
 from autopeft.studies.executor import Resources
 from autopeft.studies.lock import StudyLock
 from autopeft.studies.signals import StopLevel, StopRequest

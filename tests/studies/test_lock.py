@@ -63,7 +63,7 @@ def test_an_owner_elsewhere_lives_by_its_heartbeat(tmp_path: Path) -> None:
     with StudyLock(study) as held:
         elsewhere = held._mine | {"machine": "other/boot/pid:[1]", "host": "gpu-7", "pid": 4}
     study.set_attr("driver", elsewhere | {"heartbeat": time.time() - 10})
-    with pytest.raises(StorageError, match="process 4 on gpu-7.*wait 90 seconds"), StudyLock(study):
+    with pytest.raises(StorageError, match=r"process 4 on gpu-7.*wait 90 seconds"), StudyLock(study):
         pytest.fail("two drivers")
     study.set_attr("driver", elsewhere | {"heartbeat": time.time() - 100})
     with StudyLock(study):

@@ -112,14 +112,14 @@ def test_another_programs_database_is_refused_and_left_alone(path: Path) -> None
 
 def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
     path.write_bytes(b"not a database at all, but long enough to look like one" * 40)
-    with pytest.raises(StorageError, match="tracking outbox .*file is not a database"):
+    with pytest.raises(StorageError, match=r"tracking outbox .*file is not a database"):
         open_box(path)
 
 
 def test_a_broken_outbox_is_a_tracking_error(path: Path) -> None:
     box = open_box(path)
     box.close()
-    with pytest.raises(TrackingError, match="tracking outbox .*closed database"):
+    with pytest.raises(TrackingError, match=r"tracking outbox .*closed database"):
         box.put([("a", {})])
 
 

@@ -147,7 +147,10 @@ def test_one_job_at_a_time_replays_the_study_wherever_it_was_killed(tmp_path: Pa
             if not jobs or count == dies_after:
                 break
             finish(run, jobs[0], accuracy=(jobs[0].job.seeds[0] % 1000) / 1000)
-        return [(row.number, row.configuration.id, row.final.metrics["accuracy"] if row.final else -1) for row in run.history()]
+        return [
+            (row.number, row.configuration.id, row.final.metrics["accuracy"] if row.final else -1)
+            for row in run.history()
+        ]
 
     whole = drive(tmp_path / "whole", dies_after=None)
     for after in range(4):
@@ -229,7 +232,10 @@ def test_dominated_adapters_are_deleted_as_the_study_goes(tmp_path: Path) -> Non
     front = {
         row.number
         for row in run.history()
-        if not any(other.number > row.number and other.configuration.method("lora") and _ranks(other) <= _ranks(row) for other in run.history())
+        if not any(
+            other.number > row.number and other.configuration.method("lora") and _ranks(other) <= _ranks(row)
+            for other in run.history()
+        )
     }
     assert there == front
 

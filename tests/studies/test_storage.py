@@ -44,7 +44,11 @@ def test_a_trial_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
     done, failed, running = open_study(tmp_path).history()
 
-    assert (done.configuration, done.state, done.measurements) == (first.configuration, TrialState.COMPLETED, run.measurements)
+    assert (done.configuration, done.state, done.measurements) == (
+        first.configuration,
+        TrialState.COMPLETED,
+        run.measurements,
+    )
     assert (done.predicted, done.seconds, done.failure) == (first.predicted, 3.5, None)
     assert (failed.state, failed.failure, failed.final) == (TrialState.FAILED, failure, None)
     assert (running.state, running.measurements, running.seconds) == (TrialState.RUNNING, run.measurements[:1], 0.0)
@@ -259,11 +263,11 @@ class TestBadStorages:
             StudyStorage.open(f"sqlite:///{tmp_path}", create=True)
 
     def test_no_such_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(StorageError, match="there is no folder .*mkdir -p"):
+        with pytest.raises(StorageError, match=r"there is no folder .*mkdir -p"):
             StudyStorage.open(f"sqlite:///{tmp_path}/none/a.db", create=True)
 
     def test_a_place_that_cannot_be_written(self) -> None:
-        with pytest.raises(StorageError, match="choose another --storage|folder exists and is writable"):
+        with pytest.raises(StorageError, match=r"choose another --storage|folder exists and is writable"):
             StudyStorage.open("sqlite:////proc/a.db", create=True)
 
     @pytest.mark.parametrize("content", [None, b""])
@@ -306,12 +310,13 @@ class TestBadStorages:
         open_study(tmp_path).storage.close()
         path = tmp_path / "studies.db"
         path.write_bytes(path.read_bytes()[:100] + b"\x5a" * 30000)
-        with pytest.raises(StorageError, match="malformed|not a database") as caught:
+        with pytest.raises(StorageError, match=r"malformed|not a database") as caught:
             StudyStorage.open(f"sqlite:///{path}")
         assert "restore a backup" in caught.value.hint
 
     @pytest.mark.parametrize(
-        ("version", "words"), [("v3.0.0.d", "older version.*optuna storage upgrade"), ("v99", "newer version.*pip install -U")]
+        ("version", "words"),
+        [("v3.0.0.d", "older version.*optuna storage upgrade"), ("v99", "newer version.*pip install -U")],
     )
     def test_another_schema_version(self, tmp_path: Path, version: str, words: str) -> None:
         open_study(tmp_path).storage.close()
@@ -323,13 +328,13 @@ class TestBadStorages:
     def test_a_half_made_schema_is_completed(self, tmp_path: Path) -> None:
         with sqlite3.connect(tmp_path / "studies.db") as connection:
             connection.execute(
-                "CREATE TABLE studies (study_id INTEGER NOT NULL, study_name VARCHAR(512) NOT NULL, PRIMARY KEY (study_id))"
+                "CREATE TABLE studies (study_id INTEGER NOT NULL PRIMARY KEY, study_name VARCHAR(512) NOT NULL)"
             )
         study = open_study(tmp_path)
         assert study.start(SPACE, records(1)) == [0]
 
     def test_a_missing_driver(self) -> None:
-        with pytest.raises(MissingExtraError, match="driver .* is not installed"):
+        with pytest.raises(MissingExtraError, match=r"driver .* is not installed"):
             StudyStorage.open("postgresql+pg8000://user:secret@127.0.0.1:1/x", create=True)
 
     def test_passwords_are_not_shown(self) -> None:
@@ -373,6 +378,6 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, monkeypatch: pyte
         connection.execute(f"PRAGMA max_page_count = {pages}")
 
     study.storage.database.engine.dispose()
-    with pytest.raises(StorageError, match="disk is full.*free some space"):
+    with pytest.raises(StorageError, match=r"disk is full.*free some space"):
         study.start(SPACE, rows[2:])
     assert open_study(tmp_path).history().completed[0].configuration == rows[0].configuration

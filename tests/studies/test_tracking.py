@@ -46,22 +46,6 @@ INFO = StudyInfo(
 )
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database; making one takes seconds, copying it none."""
-    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    from mlflow import MlflowClient
-
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def uri(migrated: Path, tmp_path: Path) -> str:
-    shutil.copy(migrated, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path}/mlflow.db"
-
-
 def running(trial: Trial) -> Trial:
     return replace(trial, state=TrialState.RUNNING, measurements=(), failure=None, seconds=0.0)
 
@@ -69,9 +53,7 @@ def running(trial: Trial) -> Trial:
 def events(told: History, *, before: History | None = None) -> list[StudyEvent]:
     """What a study says that runs the trials of `told` one by one, after those of `before`."""
     before = before or History()
-    said: list[StudyEvent] = [
-        StudyOpened(study=INFO.name, objectives=OBJECTIVES, n_trials=len(told), history=before)
-    ]
+    said: list[StudyEvent] = [StudyOpened(study=INFO.name, objectives=OBJECTIVES, n_trials=len(told), history=before)]
     for trial in told.trials[len(before) :]:
         said.append(TrialStarted(trial=running(trial), seed=0, attempt=1))
         said += [TrialReported(number=trial.number, measurement=one) for one in trial.measurements]
@@ -123,7 +105,9 @@ def test_a_study_becomes_a_parent_run_and_a_child_for_each_trial(uri: str, tmp_p
     took = child.info.end_time - child.info.start_time
     assert took == 31_000
     history_of = mlflow.MlflowClient(uri).get_metric_history(child.info.run_id, "epoch/accuracy")
-    assert [(row.step, row.value) for row in history_of] == [(m.epoch, m.metrics["accuracy"]) for m in point.measurements]
+    assert [(row.step, row.value) for row in history_of] == [
+        (m.epoch, m.metrics["accuracy"]) for m in point.measurements
+    ]
 
 
 def test_a_failed_trial_has_its_kind_and_no_final_values(uri: str, tmp_path: Path) -> None:
@@ -164,7 +148,7 @@ def test_the_hypervolume_never_falls_over_trials(uri: str, tmp_path: Path) -> No
     values = [row.value for row in sorted(rows, key=lambda row: row.step)]
     assert [row.step for row in rows] == [n for n in range(14) if n != 3]
     assert values == sorted(values)
-    assert 0 < values[-1]
+    assert values[-1] > 0
 
 
 def test_the_ui_gets_a_named_view_of_the_objectives(uri: str, tmp_path: Path) -> None:
@@ -292,7 +276,7 @@ class _Unwell(BaseHTTPRequestHandler):
         self.send_response(500)
         self.end_headers()
 
-    do_GET = do_POST = _answer
+    do_GET = do_POST = _answer  # noqa: N815  # names http.server looks for
 
     def log_message(self, format: str, *args: object) -> None:
         return

@@ -57,7 +57,7 @@ def test_bucketing_leaves_far_less_padding_than_chance() -> None:
     bucketed = padding_share(lengths, training_batches(lengths, 32, seed=0, epoch=0))
     order = chance.permutation(3000)
     shuffled = padding_share(lengths, [order[i : i + 32] for i in range(0, 3000, 32)])
-    assert bucketed < 0.06 < 0.4 < shuffled
+    assert bucketed < 0.1 < 0.4 < shuffled
 
 
 @given(LENGTHS, st.integers(1, 17))

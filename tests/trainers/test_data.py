@@ -80,9 +80,7 @@ def test_copies_of_a_text_stay_in_one_split(
 ) -> None:
     folder = tmp_path_factory.mktemp("data")
     rows = [(f"text  {t}" if i % 2 else f"text {t}", i % 2) for i, t in enumerate([*range(12), *texts])]
-    spec = DataSpec(
-        train=write(folder / "t.csv", rows), validation_fraction=fractions[0], test_fraction=fractions[1]
-    )
+    spec = DataSpec(train=write(folder / "t.csv", rows), validation_fraction=fractions[0], test_fraction=fractions[1])
     splits = load_splits(task(spec), LabelKind.CLASS, seed=seed)
     parts = [keys(splits.split(name)) for name in data.SPLITS]
     assert not parts[0] & parts[1]
@@ -169,7 +167,7 @@ def test_empty_splits_are_refused(tmp_path: Path) -> None:
     train = write(tmp_path / "train.csv", rows_of(10))
     with pytest.raises(DataError, match=r"dev\.csv: the validation split is empty"):
         load_splits(task(DataSpec(train=train, validation=write(tmp_path / "dev.csv", []))), LabelKind.CLASS, seed=0)
-    with pytest.raises(DataError, match=r"task\.data: the test split is empty"):
+    with pytest.raises(DataError, match=r"task\.data: the validation split is empty"):
         few = write(tmp_path / "few.csv", [("a", 0), ("b", 1)])
         load_splits(task(DataSpec(train=few)), LabelKind.CLASS, seed=0)
 

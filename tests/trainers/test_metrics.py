@@ -22,6 +22,7 @@ NUMBERS = st.integers(2, 40).flatmap(
 )
 
 
+@pytest.mark.filterwarnings("ignore:A single label:UserWarning")
 @given(CLASSES)
 def test_class_metrics_equal_scikit_learn_s(pair: tuple[list[int], list[int]]) -> None:
     predicted, target = (np.array(side) for side in pair)

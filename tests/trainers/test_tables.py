@@ -82,8 +82,8 @@ def test_reading_leaves_the_field_limit_of_the_process(tmp_path: Path) -> None:
         ("a.json", "[", "is not JSON"),
         ("a.json", "", "is empty; it must hold one object a row"),
         ("a.jsonl", '{"a": 1}\n{', "line 2: is not JSON"),
-        ("a.xlsx", "x", "got the file type .xlsx; allowed are .csv"),
-        ("a", "x", "got the file type none"),
+        ("a.xlsx", "x", "got the file type '.xlsx'; allowed are .csv"),
+        ("a", "x", "got the file type 'none'"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:

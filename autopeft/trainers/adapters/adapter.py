@@ -41,9 +41,9 @@ class Placement:
         assert isinstance(value, int)
         return value
 
-    def real(self, field: str, default: float) -> float:
-        """A number of `values`, or `default` where the configuration does not carry the field."""
-        value = self.values.get(field, default)
+    def real(self, field: str) -> float:
+        """A number of `values`."""
+        value = self.values[field]
         assert isinstance(value, (int, float))
         return float(value)
 
@@ -74,6 +74,10 @@ class AbstractAdapter(nn.Module, ABC):
         Raises:
             ModelError: The layer works in a way this method cannot act on.
         """
+
+    def penalty(self) -> torch.Tensor | None:
+        """What this adapter adds to the training loss after a forward pass, weighted; None for nothing."""
+        return None
 
 
 Builder = Callable[[Placement], AbstractAdapter]

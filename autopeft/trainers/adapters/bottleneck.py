@@ -21,12 +21,15 @@ ACTIVATIONS: Final[Mapping[str, Callable[[torch.Tensor], torch.Tensor]]] = Mappi
 
 @final
 class Bottleneck(nn.Module):
-    """y + scale * (W_up act(W_down x + b_down) + b_up)."""
+    """y + scale * (W_up act(W_down x + b_down) + b_up).
+
+    The weights come undrawn (and without touching torch's global random state): a builder initialises them.
+    """
 
     def __init__(self, *, d_in: int, d_out: int, bottleneck: int, activation: str, scale: float) -> None:
         super().__init__()
-        self.down = nn.utils.skip_init(nn.Linear, d_in, bottleneck)
-        self.up = nn.utils.skip_init(nn.Linear, bottleneck, d_out)
+        self.down: nn.Linear = nn.Linear(d_in, bottleneck, device="meta").to_empty(device="cpu")
+        self.up: nn.Linear = nn.Linear(bottleneck, d_out, device="meta").to_empty(device="cpu")
         self.activation = ACTIVATIONS[activation]
         self.scale = scale
 
@@ -41,13 +44,13 @@ class Bottleneck(nn.Module):
         return torch.add(output, added, alpha=self.scale)
 
 
-def empty_bottleneck(placement: Placement, *, d_in: int, d_out: int, scale: float) -> Bottleneck:
+def empty_bottleneck(placement: Placement, *, d_in: int, d_out: int) -> Bottleneck:
     """A bottleneck of the size, activation and scale that `placement` asks for, biases zero, weights not yet drawn.
 
     Raises:
         ConfigurationError: The activation is not known.
     """
-    activation = str(placement.values.get("activation", "relu"))
+    activation = str(placement.values["activation"])
     if activation not in ACTIVATIONS:
         raise ConfigurationError(
             f"{placement.method}: unknown activation {activation!r}", hint=f"use one of {', '.join(ACTIVATIONS)}"
@@ -57,7 +60,7 @@ def empty_bottleneck(placement: Placement, *, d_in: int, d_out: int, scale: floa
         d_out=d_out,
         bottleneck=placement.size("bottleneck"),
         activation=activation,
-        scale=placement.real("scale", scale),
+        scale=placement.real("scale"),
     )
     nn.init.zeros_(module.down.bias)
     nn.init.zeros_(module.up.bias)

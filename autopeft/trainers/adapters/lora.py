@@ -4,7 +4,7 @@ Shapes: I and O the map's input and output width, R rank.
 """
 
 import math
-from typing import Final, final
+from typing import final
 
 import torch
 from torch import nn
@@ -14,8 +14,6 @@ from transformers import PreTrainedModel
 from autopeft.errors import ConfigurationError
 from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, Placement
 from autopeft.trainers.sites import Conv1D, LinearLike
-
-DEFAULT_ALPHA: Final = 16.0
 
 
 @final
@@ -98,8 +96,8 @@ def build_lora(placement: Placement) -> LoraAdapter:
             d_in=by_name[name].d_in,
             d_out=by_name[name].d_out,
             rank=placement.size("rank"),
-            alpha=placement.real("alpha", DEFAULT_ALPHA),
-            dropout=placement.real("dropout", 0.0),
+            alpha=placement.real("alpha"),
+            dropout=placement.real("dropout"),
         )
         nn.init.kaiming_uniform_(pair.a, a=math.sqrt(5), generator=placement.generator)
         pairs[name] = pair

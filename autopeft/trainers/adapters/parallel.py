@@ -1,6 +1,6 @@
 """A bottleneck beside the feed-forward block: FFN(x) + scale * PA(x) (He et al. 2022, arXiv 2110.04366)."""
 
-from typing import Final, final
+from typing import final
 
 import torch
 from torch import nn
@@ -9,8 +9,6 @@ from transformers import PreTrainedModel
 from autopeft.spaces.model_shape import Role
 from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, Placement
 from autopeft.trainers.adapters.bottleneck import Bottleneck, empty_bottleneck
-
-DEFAULT_SCALE: Final = 4.0
 
 
 @final
@@ -45,7 +43,7 @@ def build_parallel(placement: Placement) -> ParallelAdapter:
         ConfigurationError: The layer has no single feed-forward input and output, or the activation is unknown.
     """
     up, down = placement.only_site(Role.MLP_UP), placement.only_site(Role.MLP_DOWN)
-    bottleneck = empty_bottleneck(placement, d_in=up.d_in, d_out=down.d_out, scale=DEFAULT_SCALE)
+    bottleneck = empty_bottleneck(placement, d_in=up.d_in, d_out=down.d_out)
     nn.init.kaiming_uniform_(bottleneck.down.weight, a=5**0.5, generator=placement.generator)
     nn.init.zeros_(bottleneck.up.weight)
     return ParallelAdapter(bottleneck, up_site=up.name, down_site=down.name)

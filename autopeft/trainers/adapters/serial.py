@@ -10,7 +10,6 @@ from autopeft.spaces.model_shape import Role
 from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, Placement
 from autopeft.trainers.adapters.bottleneck import Bottleneck, empty_bottleneck
 
-DEFAULT_SCALE: Final = 1.0
 INIT_STD: Final = 0.02
 
 
@@ -37,7 +36,7 @@ def build_serial(placement: Placement) -> SerialAdapter:
         ConfigurationError: The layer has no single feed-forward output, or the activation is unknown.
     """
     site = placement.only_site(Role.MLP_DOWN)
-    bottleneck = empty_bottleneck(placement, d_in=site.d_out, d_out=site.d_out, scale=DEFAULT_SCALE)
+    bottleneck = empty_bottleneck(placement, d_in=site.d_out, d_out=site.d_out)
     for weight in (bottleneck.down.weight, bottleneck.up.weight):
         nn.init.normal_(weight, std=INIT_STD, generator=placement.generator)
     return SerialAdapter(bottleneck, down_site=site.name)

@@ -6,6 +6,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from autopeft.errors import ConfigurationError
+from autopeft.spaces.methods import METHODS
 from autopeft.spaces.model_shape import ModelShape, Role
 from autopeft.trainers.adapters.bottleneck import ACTIVATIONS, Bottleneck
 from autopeft.trainers.inject import AdapterSet, build, inject
@@ -104,6 +105,11 @@ def test_initialisation_follows_the_papers() -> None:
     assert not parallel.up.weight.any()
     assert not any(module.bias.any() for half in (serial, parallel) for module in (half.down, half.up))
     assert (serial.scale, parallel.scale) == (1.0, 4.0)
+
+
+def test_the_activations_are_those_that_a_space_offers() -> None:
+    for method in ("serial_adapter", "parallel_adapter"):
+        assert set(METHODS[method].field("activation").choices) == set(ACTIVATIONS)
 
 
 def test_an_unknown_activation_is_refused() -> None:

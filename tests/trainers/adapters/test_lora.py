@@ -98,7 +98,7 @@ def test_a_is_drawn_as_a_linear_layer_draws_its_weight() -> None:
     assert not b.any()
 
 
-def test_alpha_and_dropout_have_defaults() -> None:
+def test_alpha_and_dropout_are_the_methods_defaults_when_unsaid() -> None:
     base = build_base("bert")
     shape = measure(base, base.config)
     config = configuration(setting("lora", (0,), rank=4, targets=("output.dense",)))

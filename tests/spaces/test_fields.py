@@ -1,0 +1,45 @@
+"""Domains against fields, for the kinds that no method of the table uses yet."""
+
+import pytest
+
+from autopeft import spaces
+from autopeft.errors import SpaceError
+from autopeft.spaces.domain import Domain, Fixed
+from autopeft.spaces.fields import fit_domain
+from autopeft.spaces.methods.method import Field, FieldKind
+
+BOOL = Field(name="gated", kind=FieldKind.BOOL, default=False)
+INTEGER = Field(name="experts", kind=FieldKind.INTEGER, default=4, low=1, high=64)
+
+
+@pytest.mark.parametrize(
+    ("field", "domain", "fitted"),
+    [
+        (BOOL, spaces.bool_(), spaces.bool_()),
+        (BOOL, spaces.choice(True), spaces.choice(True)),
+        (BOOL, Fixed(value=True), Fixed(value=True)),
+        (INTEGER, spaces.choice(2.0, 8), spaces.choice(2, 8)),
+        (INTEGER, spaces.int_(1, 64), spaces.int_(1, 64)),
+        (INTEGER, Fixed(value="8"), Fixed(value=8)),
+    ],
+)
+def test_values_get_the_type_of_the_field(field: Field, domain: Domain, fitted: Domain) -> None:
+    assert fit_domain(field, domain) == fitted
+    assert str(fit_domain(field, domain)) == str(fitted)
+
+
+@pytest.mark.parametrize(
+    ("field", "domain", "message"),
+    [
+        (BOOL, Fixed(value=1), r"got 1, but \w+ is of kind bool .write true or false"),
+        (BOOL, spaces.int_(0, 1), r"got int\(0, 1\), but \w+ is of kind bool"),
+        (INTEGER, spaces.choice(2, 2.5), r"got 2\.5, but experts is a whole number"),
+        (INTEGER, spaces.halvings(), r"but \w+ is of kind integer"),
+        (INTEGER, spaces.int_(1, 99), "got 99, a value outside 1 to 64 .at most 64"),
+        (INTEGER, Fixed(value=("a", "b")), r"got the list \['a', 'b'\]"),
+    ],
+)
+def test_what_does_not_fit_is_refused(field: Field, domain: Domain, message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        fit_domain(field, domain)
+    assert str(Fixed(value=("a", "b"))) == "[a, b]"

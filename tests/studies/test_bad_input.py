@@ -1,0 +1,186 @@
+"""Whatever a user gets wrong comes back as one message with place, value and fix; status 2; nothing written."""
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from autopeft import cli
+from tests.studies.projects import make_project, study_data, write_rows, write_study
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture
+def project(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "project"
+    shutil.copytree(original, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("AUTOPEFT_CACHE", str(tmp_path / "cache"))
+    return folder
+
+
+def status_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["autopeft", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return int(caught.value.code or 0)
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+CASES: list[tuple[dict[str, object], tuple[str, ...]]] = [
+    ({"trainin": {"epochs": 1}}, ("study.yaml:", "unknown key 'trainin'", "did you mean 'training'?")),
+    ({"training__epoch": 3}, ("training.epoch: unknown key 'epoch'", "did you mean 'epochs'?")),
+    ({"training__epochs": "three"}, ("training.epochs: got 'three'", "a whole number is needed")),
+    ({"training__epochs": 0}, ("training.epochs: got 0", "above 0")),
+    ({"training__learning_rate": -1.0}, ("training.learning_rate: got -1.0", "above 0")),
+    ({"study": "../evil"}, ("study: got '../evil'", "letters, digits")),
+    ({"study": ...}, ("study: missing", "add `study: ...`")),
+    ({"search__engine": "bayes"}, ("search.engine: got 'bayes'", "'bayesian'")),
+    ({"task__kind": "text-classificatio"}, ("task.kind: got 'text-classificatio'", "'text-classification'")),
+    ({"task__metric": "acuracy"}, ("task.metric: unknown metric 'acuracy'", "did you mean 'accuracy'?")),
+    ({"objectives": ["accuracy", "latency"]}, ("objectives: got 'latency'", "memory, parameters")),
+    ({"space": "autopft"}, ("autopft", "autopeft")),
+    ({"space__lra": {"rank": 4}}, ("lra", "lora")),
+    ({"space__lora__rnk": 4}, ("rnk", "rank")),
+    ({"space__lora__rank": "choice()"}, ("space.lora.rank", "choice")),
+    ({"space__lora__rank": "int(8, 2)"}, ("space.lora.rank", "8", "2")),
+    ({"space__lora__rank": "choice(-1, 2)"}, ("space.lora.rank", "-1")),
+    ({"space__lora__rank": "choice(0, 999)"}, ("lora.rank", "999", "32")),
+    ({"space__lora__rank": "__import__('os').system('ls')"}, ("space.lora.rank",)),
+    ({"space__lora__targets": "subset(query, valeu)"}, ("valeu", "attention.self.value")),
+    ({"space__learning_rate": "log(0, 1)"}, ("space.learning_rate", "0")),
+    ({"constraints": ["parameters <= 3"]}, ("parameters <= 3",)),
+    ({"constraints": ["speed <= 3"]}, ("speed",)),
+    ({"task__data__train": "trian.csv"}, ("trian.csv", "train.csv")),
+    ({"task__text": "txt"}, ("'txt'", "'text'")),
+    ({"task__label": "lable"}, ("'lable'", "'label'")),
+    ({"model": "train.csv"}, ("train.csv",)),
+    ({"model": "missing-folder/model"}, ("missing-folder/model",)),
+    ({"resources__trials_per_job": 4}, ("resources.trials_per_job: got 4", "one trial a job")),
+    ({"resources__gpus_per_job": 64}, ("resources.gpus_per_job: got 64",)),
+    ({"tracking__mlflow": "./mlruns"}, ("tracking.mlflow: got './mlruns'", "sqlite:///mlflow.db")),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), CASES, ids=[str(changes)[:50] for changes, _ in CASES])
+def test_a_mistake_in_the_study_file_is_named_and_nothing_is_written(
+    changes: dict[str, object],
+    said: tuple[str, ...],
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_study(project, **changes)
+    before = files_in(project)
+    assert status_of(monkeypatch, "search", "study.yaml") == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: ")
+    assert len(shown.err.splitlines()) <= 2, shown.err
+    for words in said:
+        assert words in shown.err
+    assert files_in(project) == before
+
+
+ROWS = [
+    ("text,label\n", ("train.csv",)),
+    ("text,label\nbaran,low\ncesel,low\n", ("low",)),
+]
+
+
+@pytest.mark.parametrize(("content", "said"), ROWS)
+def test_unusable_training_rows_are_named(
+    content: str,
+    said: tuple[str, ...],
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_study(project)
+    (project / "train.csv").write_text(content)
+    assert status_of(monkeypatch, "search", "study.yaml") == 2
+    shown = capsys.readouterr().err
+    assert all(words in shown for words in said)
+
+
+def test_a_label_that_train_does_not_have_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(project)
+    with (project / "validation.csv").open("a") as file:
+        file.write("baran cesel,middle\n")
+    assert status_of(monkeypatch, "search", "study.yaml") == 2
+    shown = capsys.readouterr().err
+    assert "validation.csv" in shown
+    assert "'middle'" in shown
+
+
+def test_another_programs_database_is_left_alone(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(project)
+    with sqlite3.connect(project / "other.db") as other:
+        other.execute("create table recipes (name text)")
+    before = (project / "other.db").read_bytes()
+    assert status_of(monkeypatch, "search", "study.yaml", "--storage", "sqlite:///other.db") == 2
+    assert "other.db" in capsys.readouterr().err
+    assert (project / "other.db").read_bytes() == before
+
+
+def test_a_study_that_exists_with_another_space_says_what_differs(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(project)
+    assert status_of(monkeypatch, "search", "study.yaml", "-q") == 0
+    write_study(project, space__lora__rank="choice(0, 8)")
+    capsys.readouterr()
+    assert status_of(monkeypatch, "search", "study.yaml") == 2
+    shown = capsys.readouterr().err
+    assert "space.lora.rank" in shown
+    assert "choice(0, 2, 4)" in shown
+    assert "choice(0, 8)" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("front", "nothing"), "autopeft.db"),
+        (("search", "nothing.yaml"), "no such file"),
+        (("search", "study.yaml", "--set", "search.trials"), "not of the form key=value"),
+        (("search", "study.yaml", "--set", "search.trails=3"), "did you mean 'trials'?"),
+        (("search", "study.yaml", "--set", "study.a=3"), "holds 'tiny'"),
+        (("check", "study.yaml", "--set", "training.epochs=x"), "a whole number is needed"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_named(
+    arguments: tuple[str, ...],
+    said: str,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_study(project)
+    assert status_of(monkeypatch, *arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_unknown_flag_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert status_of(monkeypatch, "search", "study.yaml", "--trails", "3") == 2
+
+
+def test_study_data_of_the_tests_is_itself_fine(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_study(project, study_data())
+    assert status_of(monkeypatch, "check", "study.yaml") == 0
+
+
+def test_rows_can_be_written(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.csv", 4, seed=0)
+    assert (tmp_path / "rows.csv").read_text().count("\n") == 5

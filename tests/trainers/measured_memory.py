@@ -1,0 +1,55 @@
+"""One real training step on a tiny model, metered."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autopeft.spaces.configuration import Configuration
+from autopeft.trainers.batches import Batch
+from autopeft.trainers.inject import inject
+from autopeft.trainers.job import ModelSpec, TrainingSettings
+from autopeft.trainers.loop import make_optimizer
+from autopeft.trainers.meter import MemoryMeter
+from autopeft.trainers.model import LoadedModel, head_parameters, load_model, set_training
+from autopeft.trainers.task import TASKS
+from tests.models import save_model
+
+
+def open_model(family: str, folder: Path, *, attention: str, dtype: str) -> LoadedModel:
+    """A tiny model with a head of two classes."""
+    spec = ModelSpec(name=str(save_model(family, folder)), attention=attention, dtype=dtype)
+    loaded = load_model(spec, kind="text-classification", n_labels=2)
+    loaded.model.config.use_cache = False
+    return loaded
+
+
+def measure_peak(loaded: LoadedModel, configuration: Configuration, *, batch_size: int, length: int) -> tuple[int, int]:
+    """(peak bytes of one step, parameters of the head)."""
+    chance = np.random.default_rng(0)
+    mask = np.ones((batch_size, length), dtype=np.int64)
+    mask[1, -2:] = 0
+    batch = Batch(
+        ids_BT=chance.integers(5, loaded.shape.vocabulary_size, mask.shape),
+        mask_BT=mask,
+        types_BT=None,
+        targets=chance.integers(0, 2, batch_size),
+        tokens=int(mask.sum()),
+    )
+    adapters = inject(loaded.model, loaded.shape, configuration, seed=0)
+    head = head_parameters(loaded)
+    optimizer = make_optimizer([*adapters.named_parameters(), *head.items()], TrainingSettings())
+    meter = MemoryMeter(device=torch.device("cpu"), modules=(loaded.model, adapters))
+    meter.start()
+    set_training(loaded, training=True)
+    adapters.train()
+    task = TASKS["text-classification"][0]
+    try:
+        with meter.step(optimizer):
+            task.loss(*task.outputs(loaded.model, batch, torch.device("cpu"))).backward()
+        optimizer.step()
+        peak = meter.peak_bytes(optimizer)
+        optimizer.zero_grad()
+    finally:
+        adapters.remove()
+    return peak, sum(parameter.numel() for parameter in head.values())
