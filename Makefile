@@ -32,7 +32,7 @@ lint: $(STAMP)  ## style and layers
 	$(BIN)/lint-imports
 
 type: $(STAMP)  ## static types
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(STAMP)  ## every benchmark; each writes benchmarks/results/
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

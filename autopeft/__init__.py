@@ -35,7 +35,7 @@ class _SearchPackage(ModuleType):
         return import_module("autopeft.studies.session").search(*args, **options)
 
 
-autopeft.search.__class__ = _SearchPackage
+vars(autopeft)["search"].__class__ = _SearchPackage
 
 
 def __getattr__(name: str) -> object:

@@ -88,7 +88,8 @@ def export(
     study: StudyName,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new or empty folder.", show_default=False)],
     pick: Annotated[
-        str, typer.Option("--pick", metavar="PICK", help="knee, best:OBJECTIVE, trial:N or 'accuracy >= 0.9, min memory'.")
+        str,
+        typer.Option("--pick", metavar="PICK", help="knee, best:OBJECTIVE, trial:N or 'accuracy >= 0.9, min memory'."),
     ] = "knee",
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,

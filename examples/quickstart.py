@@ -80,7 +80,11 @@ def collect() -> dict[str, Modules]:
     for folder in sorted(library.iterdir()):
         if folder.name in NOT_LIBRARY or not (folder / "__init__.py").exists():
             continue
-        paths = [path for path in sorted(folder.rglob("*.py")) if not {"test", "tests"} & set(path.parts[len(library.parts) :])]
+        paths = [
+            path
+            for path in sorted(folder.rglob("*.py"))
+            if not {"test", "tests"} & set(path.parts[len(library.parts) :])
+        ]
         modules = {str(path.relative_to(library)): module_rows(path, folder.name) for path in paths}
         modules = {name: rows for name, rows in modules.items() if rows}
         if len(modules) >= MIN_MODULES and sum(map(len, modules.values())) >= MIN_DOCSTRINGS:

@@ -1,1 +1,1 @@
-"""kernels"""
+"""Fused operations, each with its plain-torch twin; none yet: every method runs on torch's own."""

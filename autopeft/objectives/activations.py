@@ -246,6 +246,7 @@ def _layer(walk: _Walk, sites: tuple[Site, ...], *, grad: bool) -> bool:
 def _attention(walk: _Walk, sites: tuple[Site, ...], x: str, *, grad: bool) -> bool:
     """Attention that reads the value called `x`; whether its output needs a gradient."""
     fused = _of(sites, Role.QUERY_KEY_VALUE)
+    flags: dict[Role, bool]
     if fused is not None:
         flags = dict.fromkeys((Role.QUERY, Role.KEY, Role.VALUE), walk.linear(fused, x, grad=grad))
     else:

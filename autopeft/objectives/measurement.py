@@ -37,7 +37,8 @@ class Measurement:
         return costs[objective] if objective in costs else float(self.metrics[objective])
 
     def to_json(self) -> dict[str, object]:
-        return asdict(self) | {"metrics": dict(self.metrics), "extra": dict(self.extra)}
+        fields: dict[str, object] = asdict(self)
+        return {**fields, "metrics": dict(self.metrics), "extra": dict(self.extra)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> "Measurement":

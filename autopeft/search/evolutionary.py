@@ -72,7 +72,9 @@ class EvolutionarySearcher(AbstractSearcher):
 
         objectives = self._problem.objectives
         size = population_size(self._problem.n_trials)
-        study = optuna.create_study(directions=[optuna.study.StudyDirection.MINIMIZE] * len(objectives), sampler=sampler)
+        study = optuna.create_study(
+            directions=[optuna.study.StudyDirection.MINIMIZE] * len(objectives), sampler=sampler
+        )
         for place, point in enumerate(front_points(history, objectives)):
             study.add_trial(
                 optuna.trial.create_trial(

@@ -192,9 +192,9 @@ def _maximise(x: Array, z: Array, *, seed: int) -> Hyperparameters:
     except (ModelFittingError, NotPSDError, NanError, RuntimeError, ValueError) as error:
         raise SurrogateError(f"fit to {len(x)} observations: {error}") from error
     return Hyperparameters(
-        lengthscales=model.covar_module.lengthscale.detach().numpy().reshape(-1).astype(np.float64),
-        noise=float(model.likelihood.noise.detach()),
-        constant=float(model.mean_module.constant.detach()),
+        lengthscales=torch.as_tensor(model.covar_module.lengthscale).detach().numpy().reshape(-1),
+        noise=torch.as_tensor(model.likelihood.noise).item(),
+        constant=torch.as_tensor(model.mean_module.constant).item(),
     )
 
 

@@ -20,7 +20,11 @@ _LOAD_PEFT = """\
 def render_card(facts: Mapping[str, object], spec: StudySpec, shape: ModelShape, point: FrontPoint) -> str:
     """Markdown with the front matter that model hubs read."""
     data = spec.task.data
-    source = f"{data.hub} ({data.name})" if data.hub else ", ".join(_file(path) for path in (data.train, data.validation) if path)
+    source = (
+        f"{data.hub} ({data.name})"
+        if data.hub
+        else ", ".join(_file(path) for path in (data.train, data.validation) if path)
+    )
     sections = [
         _front_matter(facts, spec),
         f"# {spec.study}, trial {point.trial}",
@@ -31,7 +35,7 @@ def render_card(facts: Mapping[str, object], spec: StudySpec, shape: ModelShape,
         + (f", labels from `{spec.task.label}`." if spec.task.label else "."),
         f"**Search**: `{spec.search.engine}`, seed {spec.search.seed}, {spec.search.trials} trials;"
         f" this trial was trained for {point.measurement.epoch} epochs with seed {facts['seed']}. The validation score"
-        " chose this point among many and is therefore optimistic; the held-out rows were scored once, after the choice."
+        " chose this point among many and is therefore optimistic; the held-out rows were scored once, afterwards."
         " Both come from a single training run.",
         "## Load it",
         _loading(facts, spec),

@@ -32,9 +32,7 @@ N_SAMPLES = 256
 """Configurations looked at for the predicted ranges that `check` shows."""
 
 
-def search(
-    file: Path, *, storage: str, settings: Sequence[str], as_json: bool, quiet: bool, verbose: bool
-) -> int:
+def search(file: Path, *, storage: str, settings: Sequence[str], as_json: bool, quiet: bool, verbose: bool) -> int:
     """Run or resume; the exit status."""
     from autopeft.studies.session import run_session
 
@@ -80,11 +78,15 @@ def summarise(bound: BoundStudy) -> CheckSummary:
 def _range(space: SearchSpace, quantity: str) -> tuple[float, float]:
     """Least and most of a quantity over the valid configurations: the extremes of a sample, followed downhill."""
     sample = space.sample(np.random.default_rng(0), N_SAMPLES)
-    ends = [_descend(space, sample, lambda row, sign=sign: sign * space.quantity(quantity, row)) for sign in (1.0, -1.0)]
+    ends = [
+        _descend(space, sample, lambda row, sign=sign: sign * space.quantity(quantity, row)) for sign in (1.0, -1.0)
+    ]
     return space.quantity(quantity, ends[0]), space.quantity(quantity, ends[1])
 
 
-def _descend(space: SearchSpace, sample: Sequence[Configuration], loss: Callable[[Configuration], float]) -> Configuration:
+def _descend(
+    space: SearchSpace, sample: Sequence[Configuration], loss: Callable[[Configuration], float]
+) -> Configuration:
     here = min(sample, key=loss)
     while True:
         best = min(space.neighbours(here), key=loss, default=here)
@@ -170,7 +172,9 @@ def sync(name: str, *, storage: str, as_json: bool) -> None:
 
     study = Study.open(name, storage=storage)
     uri = _tracking(study)
-    counts = mirror(uri, study_info(study.spec, study.shape()), study.history(), outbox=outbox_path(storage, folder=Path()))
+    counts = mirror(
+        uri, study_info(study.spec, study.shape()), study.history(), outbox=outbox_path(storage, folder=Path())
+    )
     if as_json:
         print_json({"trials": counts.trials, "queued": counts.queued, "sent": counts.sent})
     else:

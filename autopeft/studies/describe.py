@@ -1,11 +1,12 @@
 """How configurations and numbers read to people: one wording for tables, charts, MLflow and the terminal."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from autopeft.objectives.objective import Objective
 from autopeft.spaces.configuration import Configuration, FieldValue, MethodSetting, Scalar
+from autopeft.spaces.methods import METHODS
 from autopeft.spaces.model_shape import ModelShape, Role
 
 _METHOD_WORDS = {"serial_adapter": "serial", "parallel_adapter": "parallel", "prefix_tuning": "prefix"}
@@ -16,12 +17,6 @@ _TRAINING_WORDS = {
     "warmup_ratio": "warm-up",
     "batch_size": "batch",
 }
-_DEFAULTS: Mapping[str, Mapping[str, Scalar]] = {
-    "serial_adapter": {"activation": "relu", "scale": 1.0},
-    "parallel_adapter": {"activation": "relu", "scale": 4.0},
-    "lora": {"alpha": 16.0, "dropout": 0.0},
-}
-"""What goes without saying; a value that differs is spelled out."""
 _ROLE_WORDS = {
     Role.QUERY: "q",
     Role.KEY: "k",
@@ -104,12 +99,19 @@ def _describe_sizes(
     return f"{word}{middle} " + ", ".join(f"{unit}{size} on {layer_range(where)}" for size, where in groups)
 
 
+def _default(method: str, name: str) -> object:
+    """What goes without saying: the field's default in the table of methods; None for a method it does not have."""
+    if method not in METHODS:
+        return None
+    return {field.name: field.default for field in METHODS[method].fields}.get(name)
+
+
 def _describe_field(method: str, name: str, column: Sequence[FieldValue], shape: ModelShape | None) -> str:
     distinct = list(dict.fromkeys(column))
     if isinstance(column[0], tuple):
         texts = list(dict.fromkeys(site_words(value, shape) for value in column if isinstance(value, tuple)))
         return " ".join(texts)
-    if distinct == [_DEFAULTS.get(method, {}).get(name)]:
+    if distinct == [_default(method, name)]:
         return ""
     return f"{name} " + "/".join(number_or_set(value) for value in (distinct if len(distinct) == 1 else column))
 

@@ -14,7 +14,7 @@ from autopeft.objectives.front import FrontPoint
 from autopeft.spaces.configuration import Configuration
 from autopeft.studies.card import render_card
 from autopeft.studies.runner import trial_seed
-from autopeft.studies.spec import TRAINER, StudySpec
+from autopeft.studies.spec import StudySpec
 
 FACTS_FILE = "export.json"
 VERSIONS = ("autopeft", "torch", "transformers", "peft")
@@ -88,11 +88,11 @@ def _check_out(out: Path) -> None:
 
 
 def _held_out(spec: StudySpec, source: Path) -> dict[str, float]:
-    from autopeft.studies.worker import load_trainer
+    from autopeft.trainers.trainer import Trainer
 
-    trainer = load_trainer(TRAINER)(spec.model, spec.task, spec.training)  # type: ignore[call-arg]  # every trainer takes these
+    trainer = Trainer(spec.model, spec.task, spec.training)
     try:
-        return dict(trainer.evaluate(source, split="test"))
+        return trainer.evaluate(source, split="test")
     finally:
         trainer.close()
 

@@ -151,13 +151,12 @@ def override(document: Document, settings: Sequence[str]) -> Document:
 def _put(data: dict[str, Plain], path: Path_, value: Plain, *, setting: str) -> None:
     holder = data
     for depth, step in enumerate(path[:-1]):
-        below = holder.setdefault(str(step), {})
+        empty: dict[str, Plain] = {}
+        below = holder.setdefault(str(step), empty)
         if isinstance(below, str) and depth == 0 and step in ("space", "model"):
-            below = {"preset" if step == "space" else "name": below}
-            holder[str(step)] = below
+            named: dict[str, Plain] = {"preset" if step == "space" else "name": below}
+            below = holder[str(step)] = named
         if not isinstance(below, dict):
             raise SpecError(f"--set {setting}: {step!r} holds {shorten(below)}, which has no keys")
         holder = below
     holder[str(path[-1])] = value
-
-

@@ -119,7 +119,13 @@ def _draw_front(
     axes.step(*_columns(steps, x, y), where="post", color=_FRONT, alpha=0.55, linewidth=1.5, zorder=1)
     shades = [point.values[colour.name] for point in front] if colour else _FRONT
     dots = axes.scatter(
-        *_columns(front.points, x, y), c=shades, cmap=_RAMP if colour else None, s=62, edgecolors=_INK, linewidths=0.9, zorder=3
+        *_columns(front.points, x, y),
+        c=shades,
+        cmap=_RAMP if colour else None,
+        s=62,
+        edgecolors=_INK,
+        linewidths=0.9,
+        zorder=3,
     )
     if colour is not None:
         bar = figure.colorbar(dots, ax=axes, shrink=0.75, pad=0.02, aspect=24)

@@ -135,7 +135,9 @@ def _check_metrics(file: StudyFile, document: Document) -> None:
     for name in (file.task.metric, *file.task.extra_metrics):
         if name not in METRICS:
             place = document.place(("task", "metric" if name == file.task.metric else "extra_metrics"))
-            raise SpecError(f"{place}: unknown metric {name!r}; known: {', '.join(METRICS)}", hint=nearest(name, METRICS))
+            raise SpecError(
+                f"{place}: unknown metric {name!r}; known: {', '.join(METRICS)}", hint=nearest(name, METRICS)
+            )
 
 
 def _check_resources(file: StudyFile, document: Document) -> None:
@@ -161,7 +163,8 @@ def _first_error(error: ValidationError, document: Document) -> SpecError:
         section = _section_at(path[:-1])
         known = sorted(section.model_fields) if section else []
         return SpecError(
-            f"{place}: unknown key {str(path[-1])!r}; known here: {', '.join(known)}", hint=nearest(str(path[-1]), known)
+            f"{place}: unknown key {str(path[-1])!r}; known here: {', '.join(known)}",
+            hint=nearest(str(path[-1]), known),
         )
     if details["type"] == "missing":
         return SpecError(f"{place}: missing", hint=f"add `{dotted(path)}: ...`")
@@ -196,33 +199,28 @@ def _section_at(path: Path_) -> type[BaseModel] | None:
     return sections.get(path)
 
 
+_WANTED = {
+    "literal_error": "allowed: {expected}",
+    "int_type": "a whole number is needed",
+    "int_from_float": "a whole number is needed",
+    "float_type": "a number is needed",
+    "string_type": "a word is needed",
+    "bool_type": "true or false is needed",
+    "list_type": "a list is needed, e.g. [a, b]",
+    "model_type": "a mapping of keys to values is needed",
+    "dict_type": "a mapping of keys to values is needed",
+    "greater_than": "it must be above {gt}",
+    "greater_than_equal": "it must be at least {ge}",
+    "less_than": "it must be below {lt}",
+    "less_than_equal": "it must be at most {le}",
+}
+"""What is allowed, by pydantic's name of the error and with its context filled in."""
+
+
 def _wanted(details: ErrorDetails) -> str:
-    context: Mapping[str, object] = details.get("ctx", {})
-    match details["type"]:
-        case "literal_error":
-            return f"allowed: {context['expected']}"
-        case "int_type" | "int_from_float":
-            return "a whole number is needed"
-        case "float_type":
-            return "a number is needed"
-        case "string_type":
-            return "a word is needed"
-        case "bool_type":
-            return "true or false is needed"
-        case "list_type":
-            return "a list is needed, e.g. [a, b]"
-        case "model_type" | "dict_type":
-            return "a mapping of keys to values is needed"
-        case "greater_than":
-            return f"it must be above {context['gt']}"
-        case "greater_than_equal":
-            return f"it must be at least {context['ge']}"
-        case "less_than":
-            return f"it must be below {context['lt']}"
-        case "less_than_equal":
-            return f"it must be at most {context['le']}"
-        case _:
-            return details["msg"].lower()
+    if details["type"] not in _WANTED:
+        return details["msg"].lower()
+    return _WANTED[details["type"]].format(**details.get("ctx", {}))
 
 
 def shorten(value: object) -> str:

@@ -55,9 +55,7 @@ def search(
 def run_session(study: Study, *, mode: ProgressMode, listeners: Sequence[Listener] = ()) -> StopReason:
     """Run `study` with progress on stderr and, where its file asks for tracking, the mirror beside it."""
     bound = bind_study(study.spec)
-    reporter = ProgressReporter(
-        sys.stderr, mode, shape=bound.space.shape, epochs=study.spec.training.epochs
-    )
+    reporter = ProgressReporter(sys.stderr, mode, shape=bound.space.shape, epochs=study.spec.training.epochs)
     with ExitStack() as stack:
         stack.callback(reporter.close)
         watching: list[Listener] = [reporter.on_event, *listeners]
@@ -75,7 +73,10 @@ def _mirrored(study: Study, bound: BoundStudy, reporter: ProgressReporter, stack
 
     assert study.spec.mlflow is not None
     mirror = MlflowMirror(
-        study.spec.mlflow, study_info(study.spec, bound.space.shape), outbox=outbox_path(study.storage, folder=Path()), notify=say
+        study.spec.mlflow,
+        study_info(study.spec, bound.space.shape),
+        outbox=outbox_path(study.storage, folder=Path()),
+        notify=say,
     )
 
     def close() -> None:

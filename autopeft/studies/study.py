@@ -18,7 +18,7 @@ from autopeft.studies.executor import WorkerSpec
 from autopeft.studies.load import load_spec, spec_from_mapping, to_spec
 from autopeft.studies.signals import StopRequest
 from autopeft.studies.spec import TRAINER, StudySpec
-from autopeft.studies.storage import StoredStudy, StudyStorage
+from autopeft.studies.storage import StudyStorage
 from autopeft.studies.study_front import StudyFront
 from autopeft.studies.yaml_file import Document
 
@@ -131,7 +131,9 @@ class Study:
             worker=WorkerSpec(trainer=TRAINER, model=spec.model, task=spec.task, training=spec.training),
             artifacts=self.artifacts_root,
         )
-        definition = StudyDefinition(objectives=spec.objectives, spec=spec.to_mapping(), space=json.loads(space.fingerprint()))
+        definition = StudyDefinition(
+            objectives=spec.objectives, spec=spec.to_mapping(), space=json.loads(space.fingerprint())
+        )
         with StudyStorage.open(self.storage, create=True) as storage:
             stored = storage.create(self.name, definition)
             return drive(stored, plan, spec.resources, listeners=listeners, stop=stop)

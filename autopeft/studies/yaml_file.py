@@ -80,7 +80,9 @@ def parse_yaml(text: str, *, source: str) -> Document:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise SpecError(f"{source}{line}: not valid YAML: {problem}", hint=_QUOTE_HINT if "'," in problem else "") from error
+        raise SpecError(
+            f"{source}{line}: not valid YAML: {problem}", hint=_QUOTE_HINT if "'," in problem else ""
+        ) from error
     if not isinstance(builder.root, dict):
         raise SpecError(f"{source}: a study file is a mapping of keys to values", hint="start with `study: NAME`")
     return Document(data=builder.root, lines=builder.lines, source=source)

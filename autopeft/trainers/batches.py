@@ -77,7 +77,7 @@ def collate(split: TokenizedSplit, rows: IntArray, *, pad_id: int) -> Batch:
     lengths_B = split.lengths[rows]
     columns_T = np.arange(int(lengths_B.max()))
     real_BT = columns_T < lengths_B[:, None]
-    cells = np.concatenate([np.arange(split.offsets[row], split.offsets[row + 1]) for row in rows])
+    cells = split.cells(rows)
     ids_BT = np.full(real_BT.shape, pad_id, dtype=np.int64)
     ids_BT[real_BT] = split.ids[cells]
     types_BT = None

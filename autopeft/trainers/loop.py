@@ -211,7 +211,8 @@ def _set_mode(run: Run, *, training: bool) -> None:
 
 def _pad_id(run: Run) -> int:
     """Any id would do, the mask hides it; the tokenizer's own keeps a model that looks for it content."""
-    return int(run.loaded.tokenizer.pad_token_id)
+    pad_id = run.loaded.tokenizer.pad_token_id
+    return pad_id if isinstance(pad_id, int) else 0
 
 
 def _check_finite(loss_sum: torch.Tensor, *, epoch: int) -> float:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from autopeft.errors import DataError, MissingExtraError
 from autopeft.trainers.job import DataSpec
@@ -97,7 +98,7 @@ def _read_tsv(file: Path) -> dict[str, list[object]]:
     return _columns(file, quoted)
 
 
-def _records(file: Path, *, delimiter: str, quoting: int) -> list[list[str]]:
+def _records(file: Path, *, delimiter: str, quoting: Literal[0, 3]) -> list[list[str]]:
     """Every non-blank record; the process-wide field size limit is put back afterwards."""
     limit = csv.field_size_limit(_FIELD_LIMIT)
     try:
@@ -207,11 +208,12 @@ def _read_hub(spec: DataSpec, hub: str) -> dict[str, Table]:
     """Hub splits by our names; `train`, `validation` and `test` of the spec name the hub's splits, when given."""
     try:
         import datasets
+        from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise MissingExtraError(f"task.data.hub: {hub!r} needs datasets", hint="pip install datasets") from error
     try:
         loaded = datasets.load_dataset(hub, spec.name, revision=spec.revision)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         first_line = str(error).partition("\n")[0]
         raise DataError(
             f"task.data.hub: cannot load {hub!r} (name: {spec.name!r}): {first_line}",

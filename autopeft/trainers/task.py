@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -21,13 +21,14 @@ from autopeft.trainers import metrics
 from autopeft.trainers.batches import Batch
 from autopeft.trainers.data import SPLITS, LabelKind, Split, Splits, load_splits, text_key
 from autopeft.trainers.job import TaskSpec
+from autopeft.trainers.metrics import FloatArray
 from autopeft.trainers.tokens import Encoder, Row, TokenizedSplit, tokenize
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Outputs = tuple["torch.Tensor", "torch.Tensor"]
+    Outputs = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +42,13 @@ class Task:
     """Names what `encode` does, for the token cache."""
     encode: Encoder
     """Texts to rows of tokens, each at most the given length."""
-    outputs: Callable[["PreTrainedModel", Batch, "torch.device"], Outputs]
+    outputs: Callable[["PreTrainedModel", Batch, "torch.device"], "Outputs"]
     """Runs the model on a batch: float32 outputs, `[N, C]`, `[N]` or `[N, V]`, and their targets `[N]`."""
     loss: Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
     """Mean loss of outputs against targets."""
     statistics: Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
     """What scoring needs of outputs and targets, `[N, k]` with k small."""
-    score: Callable[[Sequence[str], metrics.FloatArray, metrics.FloatArray], dict[str, float]]
+    score: Callable[[Sequence[str], FloatArray, FloatArray], dict[str, float]]
     """Metrics by name, and `loss`, from all statistics `[N, k]` and targets `[N]` of a split."""
 
     def labels(self, split: Split, classes: Sequence[str]) -> "np.ndarray | None":
@@ -67,9 +68,10 @@ class Task:
 def _encode_texts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, ...]], max_length: int) -> list[Row]:
     """One or two texts with the model's own special tokens; too long a pair loses tokens of its longer text first."""
     columns = [list(column) for column in zip(*texts, strict=True)]
-    encoded = tokenizer(*columns, truncation=True, max_length=max_length)
-    ids: list[list[int]] = encoded["input_ids"]
-    types: Sequence[Sequence[int] | None] = encoded.get("token_type_ids") or [None] * len(ids)
+    second = columns[1] if len(columns) == 2 else None
+    encoded = tokenizer(columns[0], second, truncation=True, max_length=max_length)
+    ids = cast("list[list[int]]", encoded["input_ids"])
+    types = cast("list[list[int] | None]", encoded.get("token_type_ids") or [None] * len(ids))
     return [Row(ids=row, types=kinds) for row, kinds in zip(ids, types, strict=True)]
 
 
@@ -83,11 +85,11 @@ def _encode_language(
     then the completion's end.
     """
     plain = [
-        tokenizer(list(column), add_special_tokens=False, verbose=False)["input_ids"]
+        cast("list[list[int]]", tokenizer(list(column), add_special_tokens=False, verbose=False)["input_ids"])
         for column in zip(*texts, strict=True)
     ]
-    end = tokenizer.eos_token_id
-    begin: list[int] = [token for token in tokenizer("")["input_ids"] if token != end]
+    end = cast("int | None", tokenizer.eos_token_id)
+    begin = [token for token in cast("list[int]", tokenizer("")["input_ids"]) if token != end]
     if len(plain) == 1:
         return [Row(ids=(begin + ids)[:max_length], start=1) for ids in plain[0]]
     return [
@@ -112,19 +114,19 @@ def _inputs(batch: Batch, device: "torch.device") -> "dict[str, torch.Tensor]":
     return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in arrays.items()}
 
 
-def _row_outputs(model: "PreTrainedModel", batch: Batch, device: "torch.device") -> Outputs:
+def _row_outputs(model: "PreTrainedModel", batch: Batch, device: "torch.device") -> "Outputs":
     import torch
 
     logits_BC = model(**_inputs(batch, device)).logits
     return logits_BC.float(), torch.from_numpy(batch.targets).to(device, non_blocking=True)
 
 
-def _number_outputs(model: "PreTrainedModel", batch: Batch, device: "torch.device") -> Outputs:
+def _number_outputs(model: "PreTrainedModel", batch: Batch, device: "torch.device") -> "Outputs":
     logits_B1, targets_B = _row_outputs(model, batch, device)
     return logits_B1[:, 0], targets_B
 
 
-def _token_outputs(model: "PreTrainedModel", batch: Batch, device: "torch.device") -> Outputs:
+def _token_outputs(model: "PreTrainedModel", batch: Batch, device: "torch.device") -> "Outputs":
     """Logits of the positions that have a target, and of no other: the rest of `[B, T, V]` is never made.
 
     The rows are picked before the vocabulary projection, so that whatever the model does to its logits is still done.
@@ -139,6 +141,7 @@ def _token_outputs(model: "PreTrainedModel", batch: Batch, device: "torch.device
         return hidden[0].flatten(0, 1).index_select(0, chosen_N)[None]
 
     head = model.get_output_embeddings()
+    assert head is not None, "a causal-lm model has a vocabulary projection"
     handle = head.register_forward_pre_hook(pick)
     try:
         logits_1NV = model(**_inputs(batch, device)).logits

@@ -41,9 +41,14 @@ class TokenizedSplit:
         """Tokens of each row."""
         return np.diff(self.offsets)
 
-    def take(self, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> "TokenizedSplit":
+    def cells(self, rows: np.ndarray) -> np.ndarray:
+        """Positions in `ids` of the tokens of `rows`, row after row."""
+        bounds = self.offsets[rows].tolist(), self.offsets[rows + 1].tolist()
+        return np.concatenate([np.arange(first, last) for first, last in zip(*bounds, strict=True)])
+
+    def take(self, rows: np.ndarray) -> "TokenizedSplit":
         """The rows at `rows`, in that order."""
-        cells = np.concatenate([np.arange(self.offsets[row], self.offsets[row + 1]) for row in rows])
+        cells = self.cells(rows)
         return replace(
             self,
             ids=self.ids[cells],

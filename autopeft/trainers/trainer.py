@@ -95,7 +95,7 @@ class Trainer(AbstractTrainer):
             _check_length(self._model, self._settings.max_length)
             n_labels = self._task.n_labels(self.splits.classes)
             loaded = load_model(self._model, kind=self._spec.kind, n_labels=n_labels)
-            loaded.model.to(self._device)
+            loaded.model.to(device=self._device)  # type: ignore[arg-type]  # transformers wraps Module.to without its types
             loaded.model.config.use_cache = False
             self._loaded = loaded
         return self._loaded

@@ -7,9 +7,7 @@ import pytest
 from autopeft import errors
 
 CLASSES = [
-    value
-    for value in vars(errors).values()
-    if isinstance(value, type) and issubclass(value, errors.AutoPeftError)
+    value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, errors.AutoPeftError)
 ]
 
 

@@ -1,5 +1,6 @@
 import random
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def test_a_step_with_one_map_adapted_equals_a_hand_count() -> None:
 
 def test_only_layers_above_the_lowest_adapted_one_keep_activations() -> None:
     kept = [predict_memory(SHAPE, lora((layer,)), **BATCH).activations for layer in range(4)]
-    steps = [low - high for low, high in zip(kept, kept[1:], strict=False)]
+    steps = [low - high for low, high in pairwise(kept)]
     assert all(step > 0 for step in steps)
     assert len(set(steps)) == 1, "a whole layer each"
 

@@ -12,7 +12,6 @@ from autopeft import cli
 from tests.models import tokenizer
 from tests.studies.projects import make_project, study_data, write_study
 
-
 STUDY: dict[str, object] = {
     "search__trials": 6,
     "search__engine": "bayesian",

@@ -145,7 +145,7 @@ def test_a_driver_on_ray_is_killed_with_its_workers_and_goes_on(tmp_path: Path) 
     assert known.items() <= finished(tmp_path).items()
     assert_same_as_undisturbed(tmp_path, trials=6)
     assert not (tmp_path / ".ray").exists(), "a token was written below the home folder"
-    wait_until_gone(tmp_path, agents=True)
+    wait_until_gone(tmp_path, agents=False)
 
 
 @pytest.mark.slow
@@ -162,3 +162,13 @@ def test_signals_stop_a_driver_on_ray(tmp_path: Path, signals: int) -> None:
     running = open_study(tmp_path).history().in_state(TrialState.RUNNING)
     assert (len(running) > 0) == (signals == 2)
     assert left_over(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_the_agents_of_a_killed_driver_end_too(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    process = start(tmp_path, trials=50, executor="ray")
+    wait_for(process, "TrialFinished")
+    process.kill()
+    process.wait()
+    wait_until_gone(tmp_path, agents=True)

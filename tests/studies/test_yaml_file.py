@@ -76,7 +76,9 @@ def test_what_could_surprise_is_refused(text: str, message: str) -> None:
 
 
 def test_a_billion_laughs_stops_at_the_first_anchor() -> None:
-    bomb = "a: &a [x, x]\n" + "\n".join(f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)}, *{chr(97 + i)}]" for i in range(9))
+    bomb = "a: &a [x, x]\n" + "\n".join(
+        f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)}, *{chr(97 + i)}]" for i in range(9)
+    )
     with pytest.raises(SpecError, match="anchor"):
         parse_yaml(bomb, source="s")
 

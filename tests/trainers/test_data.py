@@ -167,8 +167,8 @@ def test_empty_splits_are_refused(tmp_path: Path) -> None:
     train = write(tmp_path / "train.csv", rows_of(10))
     with pytest.raises(DataError, match=r"dev\.csv: the validation split is empty"):
         load_splits(task(DataSpec(train=train, validation=write(tmp_path / "dev.csv", []))), LabelKind.CLASS, seed=0)
+    few = write(tmp_path / "few.csv", [("a", 0), ("b", 1)])
     with pytest.raises(DataError, match=r"task\.data: the validation split is empty"):
-        few = write(tmp_path / "few.csv", [("a", 0), ("b", 1)])
         load_splits(task(DataSpec(train=few)), LabelKind.CLASS, seed=0)
 
 

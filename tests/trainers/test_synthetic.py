@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 from autopeft.errors import SpecError
 from autopeft.objectives.parameters import count_parameters
 from autopeft.spaces.configuration import Configuration
-from autopeft.spaces.model_shape import ModelShape
 from autopeft.trainers.job import TrainJob
 from autopeft.trainers.synthetic import FAILURES, LEARNING_RATE, SyntheticTrainer
 from tests.configurations import configuration, setting
@@ -87,10 +86,10 @@ def test_a_share_of_all_configurations_fails_the_same_way_each_time() -> None:
     assert len({failure[0] for failure in failed if failure is not None}) == len(FAILURES)
 
 
-def test_what_it_cannot_imitate_is_refused(shape: ModelShape = SHAPE) -> None:
+def test_what_it_cannot_imitate_is_refused() -> None:
     with pytest.raises(SpecError, match="fail: got 'fire'; allowed are oom"):
-        SyntheticTrainer(shape, fail={"x": "fire"})
+        SyntheticTrainer(SHAPE, fail={"x": "fire"})
     with pytest.raises(SpecError, match="metric: got 'speed'; allowed are accuracy"):
-        SyntheticTrainer(shape, metric="speed")
+        SyntheticTrainer(SHAPE, metric="speed")
     with pytest.raises(SpecError, match=r"noise: got -1, failure_rate: got 0\.0"):
-        SyntheticTrainer(shape, noise=-1)
+        SyntheticTrainer(SHAPE, noise=-1)

@@ -109,9 +109,10 @@ function showTip(trial, x, y) {
   for (const [name, value] of trial.more) { element(list, "dt", {}, name); element(list, "dd", {}, value); }
   element(tip, "div", { class: "text" }, trial.text);
   strip(tip, trial, data.n_layers > 24 ? 7 : 11);
-  const wide = chart.clientWidth, left = x + 16 + tip.offsetWidth > wide ? x - 16 - tip.offsetWidth : x + 16;
+  const left = Math.min(Math.max(0, x + 14), chart.clientWidth - tip.offsetWidth);
+  const below = y + 22 + tip.offsetHeight <= chart.clientHeight;
   tip.style.left = `${Math.max(0, left)}px`;
-  tip.style.top = `${Math.max(0, y - tip.offsetHeight / 2)}px`;
+  tip.style.top = `${below ? y + 22 : Math.max(0, y - 22 - tip.offsetHeight)}px`;
   tip.style.visibility = "visible";
   markChosen(trial.number);
 }
