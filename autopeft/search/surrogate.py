@@ -203,8 +203,8 @@ def one_thread() -> Iterator[None]:
     """Linear algebra on one thread, and as before afterwards.
 
     The matrices are small and the machine is usually busy training, where threads that wait for each other spin: with
-    two threads on two busy cores a fit to 50 observations took 8 s, with one 0.6 s (Xeon, November 2026). It also
-    keeps proposals from depending on the number of cores.
+    two threads on the two busy cores of an AMD EPYC a suggestion after 50 trials took 9 s, with one 0.8 s (November
+    2026). It also keeps proposals from depending on the number of cores.
     """
     import torch
     from threadpoolctl import threadpool_limits

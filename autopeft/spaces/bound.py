@@ -10,7 +10,7 @@ from autopeft.spaces.dimension import Cell, Dimension, Level, fixed_cell, scalar
 from autopeft.spaces.domain import Choice, Domain, Fixed, Flag, Halvings, ScalarDomain, Subset
 from autopeft.spaces.methods.method import Field, FieldKind
 from autopeft.spaces.model_shape import ModelShape
-from autopeft.spaces.spread import Ramp, Shared, Spread, ramp_level
+from autopeft.spaces.spread import Groups, Ramp, Shared, Spread, ramp_level
 from autopeft.spaces.targets import resolve
 
 Read = Callable[[Cell], Level]
@@ -37,7 +37,12 @@ class BoundField:
 
     @property
     def levels(self) -> Sequence[Level] | None:
+        """Of every cell; given values by group have one level a cell, each its own."""
         return self.cells[0].levels
+
+    def cell_at(self, position: int) -> Cell:
+        """The cell that `position` reads; the first of the two for a ramp."""
+        return self.cells[self.scope_of[position]]
 
     def column(self, positions: Sequence[int], read: Read) -> tuple[FieldValue, ...]:
         """Values at `positions` when the cells hold what `read` says; reads only the cells it needs."""
@@ -77,7 +82,7 @@ class BoundField:
             return self.spell_ramp(positions, levels)
         found: dict[str, Level] = {}
         for position, level in zip(positions, levels, strict=True):
-            cell = self.cells[self.scope_of[position]]
+            cell = self.cell_at(position)
             if found.setdefault(cell.name, level) != level:
                 raise ConfigurationError(
                     f"{cell.name}: {found[cell.name]!r} on one layer, {level!r} on another",
@@ -107,18 +112,18 @@ class BoundField:
         if self.sites is not None:
             if value in self.words[position]:
                 return self.words[position][value]
-        elif isinstance(value, (bool, int, float, str)) and self._holds(value):
+        elif isinstance(value, (bool, int, float, str)) and _holds(self.cell_at(position), value):
             return value
         shown = list(value) if isinstance(value, tuple) else value
-        raise ConfigurationError(f"{self.place}: {shown!r} is not in this space", hint=f"it has {self.describe()}")
+        raise ConfigurationError(f"{self.place}: {shown!r} is not in this space", hint=f"it has {_describe(self.cell_at(position))}")
 
-    def _holds(self, value: Scalar) -> bool:
-        cell = self.cells[0]
-        return cell.dimensions[0].domain.contains(value) if cell.dimensions else cell.default == value
 
-    def describe(self) -> str:
-        cell = self.cells[0]
-        return str(cell.subset or cell.dimensions[0].domain) if cell.dimensions else f"only {cell.default!r}"
+def _holds(cell: Cell, value: Scalar) -> bool:
+    return cell.dimensions[0].domain.contains(value) if cell.dimensions else cell.default == value
+
+
+def _describe(cell: Cell) -> str:
+    return str(cell.subset or cell.dimensions[0].domain) if cell.dimensions else f"only {cell.default!r}"
 
 
 def bind_field(method: str, field: Field, spread: Spread, *, layers: Sequence[int], shape: ModelShape) -> BoundField:
@@ -129,12 +134,15 @@ def bind_field(method: str, field: Field, spread: Spread, *, layers: Sequence[in
     """
     place = f"{method}.{field.name}"
     try:
-        domain = _ordered(spread.domain, shape)
         scope_of = spread.scopes(len(layers))
-        sites = _site_table(domain, layers, shape) if field.kind is FieldKind.TARGETS else None
+        domains = _domains(spread, shape)
+        by_position = [domains[scope if len(domains) > 1 else 0] for scope in scope_of]
+        sites = _site_table(by_position, layers, shape) if field.kind is FieldKind.TARGETS else None
     except SpaceError as error:
         raise error.at(f"space.{place}") from None
-    cells = tuple(_cell(method, field, domain, label) for label in _labels(spread, scope_of, layers))
+    labels = _labels(spread, scope_of, layers)
+    every = domains if len(domains) > 1 else domains * len(labels)
+    cells = tuple(_cell(method, field, domain, label) for domain, label in zip(every, labels, strict=True))
     ramp = _ramp_table(len(cells[0].levels or ()), len(layers)) if isinstance(spread, Ramp) else None
     words = tuple(_reversed(sites)) if sites else ()
     return BoundField(place=place, field=field, cells=cells, scope_of=scope_of, ramp=ramp, sites=sites, words=words)
@@ -167,6 +175,13 @@ def _ordered(domain: Domain, shape: ModelShape) -> Domain:
     if isinstance(domain, Choice) and len(domain.values) == 1:
         return Fixed(value=domain.values[0])
     return domain
+
+
+def _domains(spread: Spread, shape: ModelShape) -> tuple[Domain, ...]:
+    """One domain for all cells, or one for each group of given values."""
+    if isinstance(spread, Groups):
+        return tuple(Fixed(value=value) for value in spread.values)
+    return (_ordered(spread.domain, shape),)
 
 
 def _labels(spread: Spread, scope_of: Sequence[int], layers: Sequence[int]) -> list[str]:
@@ -220,12 +235,12 @@ def _ramp_table(n_levels: int, n: int) -> tuple[tuple[int, ...], ...]:
 
 
 def _site_table(
-    domain: Domain, layers: Sequence[int], shape: ModelShape
+    domains: Sequence[Domain], layers: Sequence[int], shape: ModelShape
 ) -> tuple[Mapping[Level, tuple[str, ...]], ...]:
     tables: dict[tuple[object, ...], Mapping[Level, tuple[str, ...]]] = {}
     rows: list[Mapping[Level, tuple[str, ...]]] = []
-    for layer in layers:
-        key = shape.layers[layer]
+    for domain, layer in zip(domains, layers, strict=True):
+        key = (domain, shape.layers[layer])
         if key not in tables:
             tables[key] = _layer_sites(domain, layer, shape)
         rows.append(tables[key])

@@ -229,11 +229,12 @@ def _keep(picks: Sequence[Pick], ways: int, levels: dict[str, Level], ramps: dic
     for pick in picks:
         ways, digit = divmod(ways, len(pick.indices))
         index = pick.indices[digit]
-        assert pick.field.levels is not None
         if pick.field.ramp is not None:
             ramps.setdefault(pick.field.place, []).append((pick, index))
         else:
-            levels[pick.field.cells[pick.at].name] = pick.field.levels[index]
+            cell = pick.field.cells[pick.at]
+            assert cell.levels is not None
+            levels[cell.name] = cell.levels[index]
 
 
 @final

@@ -6,6 +6,7 @@ from typing import TypeVar, cast, final
 from autopeft.spaces.bound import BoundField
 from autopeft.spaces.configuration import Configuration, FieldValue, MethodSetting
 from autopeft.spaces.methods import METHODS
+from autopeft.spaces.methods.method import FieldKind
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.structure import BoundMethod, Structure
 
@@ -70,13 +71,15 @@ def _remember(cache: dict[Key, int], key: Key, count: int) -> None:
 
 def corner(method: BoundMethod, position: int, *, high: bool) -> dict[str, FieldValue]:
     """The smallest or largest values of `method` at `position`; empty when its size can only be 0."""
-    sizes = cast(Sequence[int], method.size.levels)
+    sizes = cast(Sequence[int], method.size.cell_at(position).levels)
     size = sizes[-1] if high or sizes[0] else next((level for level in sizes if level), 0)
     if not size:
         return {}
     values: dict[str, FieldValue] = {method.size.field.name: size}
     for field in method.others:
-        values[field.field.name] = _targets(field, position, high=high) if field.sites else _any_level(field)
+        values[field.field.name] = (
+            _targets(field, position, high=high) if field.sites else _end(field, position, high=high)
+        )
     return values
 
 
@@ -90,5 +93,9 @@ def _targets(field: BoundField, position: int, *, high: bool) -> FieldValue:
     return tuple(name for name in order if name in everything)
 
 
-def _any_level(field: BoundField) -> FieldValue:
-    return cast(FieldValue, field.cells[0].default)
+def _end(field: BoundField, position: int, *, high: bool) -> FieldValue:
+    """The lowest or highest whole number that an integer field may have there; the default of other fields."""
+    cell = field.cell_at(position)
+    if field.field.kind is not FieldKind.INTEGER or not cell.levels:
+        return cast(FieldValue, cell.default)
+    return cast(FieldValue, cell.levels[-1 if high else 0])

@@ -7,6 +7,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
+from autopeft.spaces.bound import BoundField
 from autopeft.spaces.configuration import Configuration, Scalar
 from autopeft.spaces.counts import ParameterCounter
 from autopeft.spaces.dimension import Dimension
@@ -38,7 +39,7 @@ class Featurizer:
 
     def __init__(self, structure: Structure, parameters: ParameterCounter) -> None:
         sizes = [method.size for method in structure.methods]
-        implied = all(len(size.cells) == len(structure.layers) and size.ramp is None for size in sizes)
+        implied = all(_own_size_per_layer(size, len(structure.layers)) for size in sizes)
         mask = {cell.name for cell in structure.mask_cells}
         kept = [row for row in structure.dimensions if not (implied and row.name in mask)]
         self._rows = [(row.name, _column(row)) for row in kept]
@@ -56,6 +57,10 @@ class Featurizer:
         scaled = (math.log(self._parameters(configuration)) - low) / max(high - low, 1e-9)
         numbers.append(min(max(scaled, 0.0), 1.0))
         return np.array(numbers)
+
+
+def _own_size_per_layer(size: BoundField, n: int) -> bool:
+    return len(size.cells) == n and size.ramp is None and all(cell.dimensions for cell in size.cells)
 
 
 def _names(row: Dimension) -> list[str]:

@@ -21,7 +21,7 @@ from autopeft.spaces.domain import (
 )
 from autopeft.spaces.expression import number
 from autopeft.spaces.methods.method import Field, FieldKind
-from autopeft.spaces.spread import PerGroup, PerLayer, Ramp, Shared, Spread
+from autopeft.spaces.spread import Groups, PerGroup, PerLayer, Ramp, Shared, Spread
 from autopeft.spaces.suggest import nearest
 
 MAX_RAMP_LEVELS = 32
@@ -43,6 +43,8 @@ def fit_spread(field: Field, spread: Spread) -> Spread:
     Raises:
         SpaceError: A domain of another kind, a value out of the field's range, or a spread it cannot have.
     """
+    if isinstance(spread, Groups):
+        return Groups(values=tuple(fit_value(field, value) for value in spread.values))
     domain = fit_domain(field, spread.domain)
     match spread:
         case Ramp():

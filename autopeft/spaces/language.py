@@ -19,14 +19,15 @@ from autopeft.spaces.domain import (
     is_number,
 )
 from autopeft.spaces.expression import Call, Number, Term, Word, parse_term
-from autopeft.spaces.spread import SPREADS, PerGroup, PerLayer, Ramp, Shared, Spread, as_spread, per_group
+from autopeft.spaces.spread import SPREADS, Groups, PerGroup, PerLayer, Ramp, Shared, Spread, as_spread, per_group
 from autopeft.spaces.suggest import nearest
 
 DOMAIN_WORDS = ("bool", "choice", "halvings", "int", "log", "real", "subset")
-SPREAD_WORDS = ("per_group", "per_layer", "ramp", "shared")
+SPREAD_WORDS = ("groups", "per_group", "per_layer", "ramp", "shared")
 _EXAMPLES = {
     "bool": "bool",
     "choice": "choice(0, 8, 16)",
+    "groups": "groups(2, 4, 6, 8)",
     "halvings": "halvings(hidden)",
     "int": "int(1, 64) or int(1, 64, log)",
     "log": "log(1e-4, 1e-2)",
@@ -45,7 +46,7 @@ def read_spread(value: object) -> Spread:
     Raises:
         SpaceError: What is wrong with it; the caller puts the place before.
     """
-    if isinstance(value, (Shared, PerLayer, PerGroup, Ramp)):
+    if isinstance(value, (Shared, PerLayer, PerGroup, Ramp, Groups)):
         return value
     if isinstance(value, (Choice, Integer, Real, LogReal, Flag, Subset, Halvings, Fixed)):
         return as_spread(value)
@@ -94,6 +95,10 @@ class _Reader:
 def _spread(reader: _Reader, term: Term) -> Spread:
     if not isinstance(term, Call) or term.name not in SPREAD_WORDS:
         return Shared(domain=_domain(reader, term))
+    if term.name == "groups":
+        if term.named:
+            raise _misuse(reader, term)
+        return Groups(values=_scalars(reader, term))
     wanted = 2 if term.name == "per_group" else 1
     if len(term.arguments) != wanted or term.named:
         raise _misuse(reader, term)

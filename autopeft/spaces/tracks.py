@@ -45,12 +45,11 @@ class ScopeTrack:
 
     def __init__(self, field: BoundField, allowed: Sequence[int] | None) -> None:
         self._field = field
-        levels = field.levels
-        assert levels is not None
-        indices = range(len(levels)) if allowed is None else allowed
-        zeros, positive = split(field, levels, indices)
         self._options: list[dict[int, tuple[Option, ...]]] = []
-        for scope in range(len(field.cells)):
+        for scope, cell in enumerate(field.cells):
+            assert cell.levels is not None
+            indices = range(len(cell.levels)) if allowed is None else allowed
+            zeros, positive = split(field, cell.levels, indices)
             free = (
                 [Option(present=False, pick=Pick(field=field, at=scope, indices=zeros), after=_ZERO)] if zeros else []
             )

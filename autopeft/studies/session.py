@@ -1,6 +1,5 @@
 """A search as a user sees it: the study runs, progress shows on stderr, the tracking mirror follows."""
 
-import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.studies.bind import BoundStudy, bind_study
+from autopeft.studies.content import content_of, data_digest
 from autopeft.studies.events import Listener, Noted, StopReason
 from autopeft.studies.load import load_spec, spec_from_mapping
 from autopeft.studies.notes import StudyInfo
@@ -99,7 +99,7 @@ def study_info(spec: StudySpec, shape: ModelShape) -> StudyInfo:
         model=spec.model.name,
         task=spec.task.kind,
         data=named or ", ".join(Path(path).name for path in files),
-        data_digest=_digest(files),
+        data_digest=data_digest(content_of(spec)),
         shape=shape,
         settings={
             "engine": spec.search.engine,
@@ -109,13 +109,3 @@ def study_info(spec: StudySpec, shape: ModelShape) -> StudyInfo:
             "max_length": spec.training.max_length,
         },
     )
-
-
-def _digest(files: Sequence[str]) -> str:
-    """First digits of the SHA-256 of the files' content; empty when one cannot be read."""
-    seal = hashlib.sha256()
-    for path in files:
-        if not Path(path).is_file():
-            return ""
-        seal.update(Path(path).read_bytes())
-    return seal.hexdigest()[:12] if files else ""

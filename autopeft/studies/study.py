@@ -12,7 +12,8 @@ from autopeft.search.trial import History
 from autopeft.spaces.definition import SpaceDefinition
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.studies.artifacts import Artifacts
-from autopeft.studies.definition import StudyDefinition
+from autopeft.studies.content import PLACES, content_of
+from autopeft.studies.definition import HARMLESS, StudyDefinition
 from autopeft.studies.events import Listener, StopReason
 from autopeft.studies.executor import WorkerSpec
 from autopeft.studies.load import load_spec, spec_from_mapping, to_spec
@@ -131,11 +132,10 @@ class Study:
             worker=WorkerSpec(trainer=TRAINER, model=spec.model, task=spec.task, training=spec.training),
             artifacts=self.artifacts_root,
         )
-        definition = StudyDefinition(
-            objectives=spec.objectives, spec=spec.to_mapping(), space=json.loads(space.fingerprint())
-        )
+        identity = json.loads(space.fingerprint()) | {"content": content_of(spec)}
+        definition = StudyDefinition(objectives=spec.objectives, spec=spec.to_mapping(), space=identity)
         with StudyStorage.open(self.storage, create=True) as storage:
-            stored = storage.create(self.name, definition)
+            stored = storage.create(self.name, definition, harmless=(*HARMLESS, *PLACES))
             return drive(stored, plan, spec.resources, listeners=listeners, stop=stop)
 
     def history(self) -> History:

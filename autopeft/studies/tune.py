@@ -48,7 +48,6 @@ _STORE_BYTES = 100 * 2**20
 """Of Ray's object store: jobs and reports are a few kilobytes."""
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -60,7 +59,7 @@ _SETTINGS = {
 }
 """Keeps Ray and Tune quiet, in the working folder, off the network, and from taking Ctrl-C.
 
-When a driver is killed Ray's processes die with it, but its two idle agents first look for the rest for a while.
+When a driver is killed Ray's processes die with it, but its two idle agents look for the rest for a minute first.
 """
 
 

@@ -10,8 +10,10 @@ from autopeft.trainers.job import ModelSpec
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 EAGER_LENGTH = 256
-"""Up to this many tokens eager attention is the faster one on a CPU in bf16: there the backward pass of torch's fused
-attention takes 4 to 6 times as long as in float32 (`benchmarks/step_time.py`)."""
+"""Up to this many tokens eager attention is the faster one on a CPU in bf16, where torch's fused attention has a slow
+backward pass: a step of 32 rows of 32 tokens takes 446 ms with it, 655 ms without (p20, "bf16 weights" in
+`benchmarks/results/step_time.jsonl`). Eager attention keeps its probabilities, quadratic in
+the length."""
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -8,7 +8,9 @@ from transformers import PreTrainedModel
 
 from autopeft.spaces.configuration import Configuration, FieldValue, MethodSetting
 from autopeft.spaces.methods import METHODS
+from autopeft.spaces.methods.method import FieldKind
 from autopeft.spaces.model_shape import ModelShape
+from autopeft.spaces.targets import resolve
 from autopeft.trainers.adapters import BUILDERS
 from autopeft.trainers.inject import AdapterSet, build, inject
 from autopeft.trainers.job import ModelSpec
@@ -20,12 +22,16 @@ from tests.models import MODELS, SHORT, build_base, save_model, sentences
 
 Case = tuple[str, PreTrainedModel, ModelShape, Configuration]
 
-EXACT_IDENTITY = {"lora", "parallel_adapter"}
-NEAR_IDENTITY = {"serial_adapter"}
+EXACT_IDENTITY = {"lora", "lora_group", "mola", "parallel_adapter"}
+NEAR_IDENTITY = {"linear_parallel", "linear_series", "serial_adapter"}
 """Drawn from N(0, 0.02) on both sides, as in the paper; prefix tuning promises nothing at initialisation."""
 
 SIZES: dict[str, tuple[FieldValue, FieldValue]] = {
+    "linear_parallel": (3, 7),
+    "linear_series": (3, 7),
     "lora": (2, 5),
+    "lora_group": (2, 3),
+    "mola": (2, 4),
     "parallel_adapter": (3, 7),
     "prefix_tuning": (1, 4),
     "serial_adapter": (3, 7),
@@ -47,7 +53,8 @@ def place(method: str, model: str, shape: ModelShape) -> MethodSetting:
     """`method` with different sizes on the first and the last layer, nothing between."""
     layers = tuple(sorted({0, shape.n_layers - 1}))
     sizes: list[FieldValue] = list(SIZES[method][: len(layers)])
-    targets: dict[str, FieldValue] = {"targets": MODELS[model].query_value} if method == "lora" else {}
+    words = next((field.default for field in METHODS[method].fields if field.kind is FieldKind.TARGETS), None)
+    targets: dict[str, FieldValue] = {"targets": resolve(words, shape, 0)} if isinstance(words, tuple) else {}
     return setting(method, layers, **{METHODS[method].size_field.name: sizes}, **targets)
 
 

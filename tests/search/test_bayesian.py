@@ -44,26 +44,27 @@ def test_trials_that_were_there_before_replace_part_of_the_design() -> None:
 
 def test_it_beats_random_search_on_a_known_front() -> None:
     space = space_of("per-layer", n_layers=6)
-    for seed in range(2):
-        problem = problem_of(space, ["accuracy", "parameters"], seed=seed, n_trials=24)
-        found = [run(engine(problem), space, n=24) for engine in (BayesianSearcher, RandomSearcher)]
-        bayesian, random = volumes(problem, space, found)
-        assert bayesian > random
+    problem = problem_of(space, ["accuracy", "parameters"], n_trials=18)
+    bayesian, random = volumes(
+        problem, space, [run(engine(problem), space, n=18) for engine in (BayesianSearcher, RandomSearcher)]
+    )
+    assert bayesian > 1.02 * random
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("objectives", [("accuracy", "parameters"), ("accuracy", "parameters", "memory")])
 def test_it_beats_random_search_over_seeds_and_spaces(objectives: tuple[str, ...]) -> None:
     gains: list[float] = []
     for name in ("per-layer", "mixed", "sizes"):
         space = space_of(name, n_layers=8)
-        for seed in range(4):
-            problem = problem_of(space, objectives, seed=seed, n_trials=40)
-            found = [run(engine(problem), space, n=40) for engine in (BayesianSearcher, RandomSearcher)]
+        for seed in range(3):
+            problem = problem_of(space, objectives, seed=seed, n_trials=32)
+            found = [run(engine(problem), space, n=32) for engine in (BayesianSearcher, RandomSearcher)]
             bayesian, random = volumes(problem, space, found)
             gains.append(bayesian / random - 1)
     assert np.mean(gains) > 0
-    assert np.mean(np.array(gains) > 0) >= 10 / 12
+    assert np.mean(np.array(gains) > 0) >= 7 / 9
 
 
 def test_a_surrogate_that_fails_is_replaced_by_uniform_draws(

@@ -149,6 +149,17 @@ def test_a_study_that_exists_with_another_space_says_what_differs(
     assert "choice(0, 8)" in shown
 
 
+def test_a_study_whose_rows_have_changed_is_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(project)
+    assert status_of(monkeypatch, "search", "study.yaml", "-q") == 0
+    write_rows(project / "train.csv", 60, seed=5)
+    capsys.readouterr()
+    assert status_of(monkeypatch, "search", "study.yaml") == 2
+    assert "task.data.train" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

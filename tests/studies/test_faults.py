@@ -65,7 +65,7 @@ def left_over(folder: Path, *, agents: bool = True) -> list[str]:
 
 
 def wait_until_gone(folder: Path, *, agents: bool) -> None:
-    until = time.monotonic() + 40
+    until = time.monotonic() + (150 if agents else 40)
     while left_over(folder, agents=agents) and time.monotonic() < until:
         time.sleep(0.2)
     assert left_over(folder, agents=agents) == []

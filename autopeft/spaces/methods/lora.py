@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import final
 
-from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import FieldValue
 from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind
-from autopeft.spaces.methods.rules import size_of, target_sites
+from autopeft.spaces.methods.rules import check_rank, size_of, target_sites
 from autopeft.spaces.model_shape import ModelShape
 
 
@@ -29,11 +28,5 @@ class Lora(AbstractMethod):
         return rank * sum(site.d_in + site.d_out for site in sites)
 
     def check(self, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> None:
-        rank = size_of(self.name, "rank", values)
-        for site in target_sites(self.name, shape, layer=layer, values=values):
-            width = min(site.d_in, site.d_out)
-            if rank > width:
-                raise ConfigurationError(
-                    f"lora.rank: {rank} is above the width {width} of {site.name} in layer {layer}",
-                    hint=f"use ranks up to {width}, or leave {site.name} out of the targets",
-                )
+        size_of(self.name, "rank", values)
+        check_rank(self.name, shape, layer=layer, values=values)

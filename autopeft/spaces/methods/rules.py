@@ -40,6 +40,30 @@ def target_sites(method: str, shape: ModelShape, *, layer: int, values: Mapping[
     return tuple(known[name] for name in names)
 
 
+def positive(method: str, field: str, values: Mapping[str, FieldValue]) -> int:
+    """The whole number from 1 in `values[field]`, a setting beside the size.
+
+    Raises:
+        ConfigurationError: When it is anything else.
+    """
+    value = values[field]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(f"{method}.{field}: {value!r} is not a whole number from 1", hint="write 1 or more")
+    return value
+
+
+def check_rank(method: str, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> None:
+    """Raise ConfigurationError when `values["rank"]` is above a width of one of the target sites."""
+    rank = positive(method, "rank", values)
+    for site in target_sites(method, shape, layer=layer, values=values):
+        width = min(site.d_in, site.d_out)
+        if rank > width:
+            raise ConfigurationError(
+                f"{method}.rank: {rank} is above the width {width} of {site.name} in layer {layer}",
+                hint=f"use ranks up to {width}, or leave {site.name} out of the targets",
+            )
+
+
 def bottleneck_parameters(shape: ModelShape, values: Mapping[str, FieldValue]) -> int:
     """Down (h by b, with bias) and up (b by h, with bias): 2hb + b + h."""
     bottleneck = size_of("adapter", "bottleneck", values)

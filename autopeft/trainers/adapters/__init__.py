@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 BUILDERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
         "lora": ("lora", "build_lora"),
+        "lora_group": ("lora_group", "build_lora_group"),
+        "mola": ("mola", "build_mola"),
+        "linear_series": ("linear_bottleneck", "build_linear_series"),
+        "linear_parallel": ("linear_bottleneck", "build_linear_parallel"),
         "serial_adapter": ("serial", "build_serial"),
         "parallel_adapter": ("parallel", "build_parallel"),
         "prefix_tuning": ("prefix", "build_prefix"),
@@ -18,7 +22,8 @@ BUILDERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
 )
 """Method name to (module, function), in the order in which methods act where several meet at one module.
 
-LoRA is part of the map it updates, so the serial adapter sees its result; the serial adapter comes before the
+LoRA, LoRA groups and routed experts are part of the map they update, so adapters in series with the map and the serial
+adapter see their result. What changes a map's input changes it for all that sits on that map. The serial adapter comes before the
 parallel one, so it sees the feed-forward block's own output: z + SA(z) + PA(x).
 """
 

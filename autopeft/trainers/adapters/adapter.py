@@ -47,6 +47,23 @@ class Placement:
         assert isinstance(value, (int, float))
         return float(value)
 
+    def target_sites(self) -> tuple[Site, ...]:
+        """The sites named in `values["targets"]`, in that order.
+
+        Raises:
+            ConfigurationError: One of them is no linear site of the layer.
+        """
+        names = self.values["targets"]
+        assert isinstance(names, tuple)
+        by_name = {site.name: site for site in self.sites}
+        for name in names:
+            if name not in by_name:
+                raise ConfigurationError(
+                    f"{self.method}: layer {self.layer} has no linear site {name!r}",
+                    hint=f"its sites are {', '.join(by_name)}",
+                )
+        return tuple(by_name[name] for name in names)
+
     def only_site(self, role: Role) -> Site:
         """The one site of this layer with `role`.
 

@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from autopeft.errors import ConfigurationError
 from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, Placement
 from autopeft.trainers.sites import Conv1D, LinearLike
 
@@ -82,23 +81,15 @@ def build_lora(placement: Placement) -> LoraAdapter:
     Raises:
         ConfigurationError: A target is no linear site of the layer.
     """
-    targets = placement.values["targets"]
-    assert isinstance(targets, tuple)
     pairs: dict[str, LoraPair] = {}
-    by_name = {site.name: site for site in placement.sites}
-    for name in targets:
-        if name not in by_name:
-            raise ConfigurationError(
-                f"lora: layer {placement.layer} has no linear site {name!r}",
-                hint=f"its sites are {', '.join(by_name)}",
-            )
+    for site in placement.target_sites():
         pair = LoraPair(
-            d_in=by_name[name].d_in,
-            d_out=by_name[name].d_out,
+            d_in=site.d_in,
+            d_out=site.d_out,
             rank=placement.size("rank"),
             alpha=placement.real("alpha"),
             dropout=placement.real("dropout"),
         )
         nn.init.kaiming_uniform_(pair.a, a=math.sqrt(5), generator=placement.generator)
-        pairs[name] = pair
+        pairs[site.name] = pair
     return LoraAdapter(pairs)

@@ -31,7 +31,7 @@ class ParallelAdapter(AbstractAdapter):
             return self.bottleneck(inputs.pop(), output)
 
         return [
-            layer.get_submodule(self.up_site).register_forward_pre_hook(keep),
+            layer.get_submodule(self.up_site).register_forward_pre_hook(keep, prepend=True),
             layer.get_submodule(self.down_site).register_forward_hook(hook),
         ]
 
