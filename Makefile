@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+JOBS ?= 2
 STAMP := $(VENV)/.installed
 
 .PHONY: quickstart test test-slow lint type bench install clean help
@@ -21,7 +22,7 @@ quickstart: $(STAMP)  ## a real search on a real model, to its Pareto front
 	$(BIN)/python examples/quickstart.py
 
 test: $(STAMP)  ## the suite: no network, no GPU
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 test-slow: $(STAMP)  ## what takes longer
 	$(BIN)/python -m pytest -m slow

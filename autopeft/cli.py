@@ -109,6 +109,34 @@ def studies(storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
 
 
 @app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this method's fields.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The methods a space may hold, with their fields, ranges and sources."""
+    from autopeft.studies.commands import methods as run
+
+    run(name, as_json=as_json)
+
+
+@app.command()
+def estimate(
+    model: Annotated[str, typer.Option("--model", metavar="M", help="Hub id or folder.", show_default=False)],
+    config: Annotated[
+        Path, typer.Option("--config", metavar="FILE", help="A configuration, YAML or JSON.", show_default=False)
+    ],
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows of a training batch.")] = 32,
+    sequence_length: Annotated[int, typer.Option("--sequence-length", min=1, help="Tokens of its longest row.")] = 128,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="Of the frozen weights; default the model's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Exact trainable parameters and predicted peak memory, without weights or a GPU."""
+    from autopeft.studies.commands import estimate as run
+
+    run(model, config, batch_size=batch_size, sequence_length=sequence_length, dtype=dtype, as_json=as_json)
+
+
+@app.command()
 def sync(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
     """Mirror to MLflow what is not there yet."""
     from autopeft.studies.commands import sync as run

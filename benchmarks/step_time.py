@@ -26,8 +26,8 @@ from autopeft.spaces.model_shape import Role
 from autopeft.trainers.batches import Batch
 from autopeft.trainers.inject import inject
 from autopeft.trainers.job import ModelSpec, TrainingSettings
-from autopeft.trainers.loop import make_optimizer
 from autopeft.trainers.model import LoadedModel, head_parameters, load_model, reset_head
+from autopeft.trainers.optimizers import make_optimizer
 from autopeft.trainers.task import TASKS
 
 ROOT = Path(__file__).parents[1]

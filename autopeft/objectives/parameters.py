@@ -17,7 +17,7 @@ class ParameterCount:
     """Trainable adapter parameters; the task head, the same for every configuration, is not among them."""
 
     cells: Mapping[tuple[str, int], int]
-    """Parameters by (method, layer); only where a method is present."""
+    """Parameters by (method, layer); only where a method is present. What layers share is with the first of them."""
 
     @property
     def total(self) -> int:
@@ -51,6 +51,7 @@ def count_parameters(configuration: Configuration, shape: ModelShape) -> Paramet
             values = setting.at(layer)
             assert values is not None
             cells[setting.method, layer] = method.parameters(shape, layer=layer, values=values)
+        cells[setting.method, setting.layers[0]] += method.shared_parameters(shape, setting)
     return ParameterCount(cells=cells)
 
 

@@ -38,10 +38,9 @@ class ParameterCounter:
     def _count(self, setting: MethodSetting) -> int:
         names = [name for name, _ in setting.fields]
         columns = [column for _, column in setting.fields]
-        return sum(
-            self.row(setting.method, layer, names, row)
-            for layer, row in zip(setting.layers, zip(*columns, strict=True), strict=True)
-        )
+        rows = zip(setting.layers, zip(*columns, strict=True), strict=True)
+        own = sum(self.row(setting.method, layer, names, row) for layer, row in rows)
+        return own + METHODS[setting.method].shared_parameters(self._shape, setting)
 
     def row(self, method: str, layer: int, names: Sequence[str], row: Sequence[FieldValue]) -> int:
         """Parameters of `method` at `layer` with the field values `row`."""
@@ -56,10 +55,13 @@ class ParameterCounter:
         least: list[int] = []
         most = 0
         for method in structure.methods:
+            largest: dict[int, dict[str, FieldValue]] = {}
             for position, layer in enumerate(structure.layers):
                 small, large = corner(method, position, high=False), corner(method, position, high=True)
                 least.append(self.row(method.name, layer, list(small), list(small.values())) if small else 0)
-                most += self.row(method.name, layer, list(large), list(large.values())) if large else 0
+                if large:
+                    largest[layer] = large
+            most += self._count(_setting(method.name, largest)) if largest else 0
         return max(1, min((count for count in least if count), default=1)), max(most, 1)
 
 
@@ -67,6 +69,13 @@ def _remember(cache: dict[Key, int], key: Key, count: int) -> None:
     if len(cache) >= _CACHED:
         cache.clear()
     cache[key] = count
+
+
+def _setting(method: str, rows: Mapping[int, Mapping[str, FieldValue]]) -> MethodSetting:
+    """`rows` of field values by layer as a setting."""
+    names = sorted(next(iter(rows.values())))
+    fields = tuple((name, tuple(row[name] for row in rows.values())) for name in names)
+    return MethodSetting(method=method, layers=tuple(rows), fields=fields)
 
 
 def corner(method: BoundMethod, position: int, *, high: bool) -> dict[str, FieldValue]:

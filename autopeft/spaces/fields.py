@@ -120,8 +120,9 @@ def _in_range(field: Field, value: int | float) -> int | float:
     low = -float("inf") if field.low is None else field.low
     high = float("inf") if field.high is None else field.high
     if not low <= value <= high:
-        kind = "size, which is negative" if field.kind is FieldKind.SIZE else f"value outside {low:g} to {high:g}"
-        zero = "; 0 means the module is absent" if field.kind is FieldKind.SIZE else ""
+        negative = field.kind is FieldKind.SIZE and value < low
+        kind = "size, which is negative" if negative else f"value outside {low:g} to {high:g}"
+        zero = "; 0 means the module is absent" if negative else ""
         raise SpaceError(
             f"got {value}, a {kind}", hint=f"use {low:g} or more{zero}" if value < low else f"at most {high:g}"
         )

@@ -1,5 +1,6 @@
 """What a search must know of a base model without its weights."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -34,6 +35,22 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A module with parameters of its own that is no linear site of a layer: an embedding, a norm, a pooler."""
+
+    name: str
+    """Dotted path in the bare base model, e.g. `embed_tokens` or `layers.0.input_layernorm`."""
+    kind: str
+    """Its class, e.g. `Embedding`, `LlamaRMSNorm`, `Linear`."""
+    sizes: tuple[tuple[str, tuple[int, ...]], ...]
+    """Name and shape of each parameter."""
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(math.prod(size) for _, size in self.sizes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
     """A base model as the search sees it; picklable, hashable, JSON both ways."""
 
@@ -55,6 +72,8 @@ class ModelShape:
     dtype: str = "float32"
     attention: str = "sdpa"
     """Attention implementation the model runs with: `eager` stores the probabilities, `sdpa` does not."""
+    parts: tuple[Part, ...] = ()
+    """Everything with parameters that `layers` does not list, in module order; empty in a shape of an earlier version."""
 
     @property
     def n_layers(self) -> int:
@@ -79,6 +98,16 @@ class ModelShape:
     def from_json(cls, data: Json) -> "ModelShape":
         fields = dict(data)
         rows = fields.pop("layers")
+        parts = fields.pop("parts", ())
         assert isinstance(rows, (list, tuple))
+        assert isinstance(parts, (list, tuple))
         layers = tuple(tuple(Site(**{**site, "role": Role(site["role"])}) for site in row) for row in rows)
-        return cls(layers=layers, **fields)  # type: ignore[arg-type]  # JSON values checked by the dataclass users
+        return cls(layers=layers, parts=tuple(_read_part(row) for row in parts), **fields)  # type: ignore[arg-type]  # JSON values checked by the dataclass users
+
+
+def _read_part(row: Json) -> Part:
+    sizes = row["sizes"]
+    assert isinstance(sizes, (list, tuple))
+    return Part(
+        name=str(row["name"]), kind=str(row["kind"]), sizes=tuple((str(name), tuple(size)) for name, size in sizes)
+    )

@@ -1,6 +1,6 @@
 """Which linear sites of a layer a target word names.
 
-A word is, in this order: a site's full name, a group (`attention`, `mlp`, `all-linear`, `query-value`), a dotted ending
+A word is, in this order: a site's full name, a group (`attention`, `mlp`, `all-linear`, ...), a dotted ending
 of site names (`query`, `q_proj`), or a role (`query`, `mlp_up`), which works on every architecture.
 """
 
@@ -13,10 +13,13 @@ from autopeft.spaces.suggest import nearest
 GROUPS: dict[str, frozenset[Role]] = {
     "attention": frozenset({Role.QUERY, Role.KEY, Role.VALUE, Role.QUERY_KEY_VALUE, Role.ATTENTION_OUTPUT}),
     "mlp": frozenset({Role.MLP_GATE, Role.MLP_UP, Role.MLP_DOWN}),
+    "gate-up": frozenset({Role.MLP_GATE, Role.MLP_UP}),
     "all-linear": frozenset(Role),
+    "query-key-value": frozenset({Role.QUERY, Role.KEY, Role.VALUE, Role.QUERY_KEY_VALUE}),
     "query-value": frozenset({Role.QUERY, Role.VALUE, Role.QUERY_KEY_VALUE}),
 }
-"""Words for several roles at once. `query-value` is the fused projection where there is one."""
+"""Words for several roles at once. The two with `query` are the fused projection where there is one; `gate-up` is
+the feed-forward block's input side."""
 
 
 def sites_of(word: str, sites: Sequence[Site]) -> tuple[str, ...]:

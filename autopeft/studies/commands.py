@@ -12,6 +12,7 @@ from autopeft.errors import SpecError
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
 from autopeft.studies.bind import BoundStudy, bind_study
+from autopeft.studies.describe import describe
 from autopeft.studies.events import StopReason
 from autopeft.studies.load import load_spec
 from autopeft.studies.progress import choose_mode
@@ -20,8 +21,11 @@ from autopeft.studies.study import Study
 from autopeft.studies.tables import (
     CheckSummary,
     check_table,
+    estimate_table,
     front_json,
     front_table,
+    method_table,
+    methods_table,
     print_table,
     studies_table,
     trials_json,
@@ -162,6 +166,31 @@ def export(name: str, *, pick: str, out: Path, storage: str, as_json: bool) -> N
     scores = ", ".join(f"{metric} {value:.4f}" for metric, value in done.held_out.items())
     print(f"trial {done.trial} is in {done.folder} ({done.format} format); held-out {scores}")
     print(f"load it: autopeft.load({str(done.folder)!r})")
+
+
+def methods(name: str | None, *, as_json: bool) -> None:
+    """List the methods, or show one with its fields."""
+    from autopeft.studies.method_list import method_row, method_rows
+
+    if as_json:
+        print_json(method_rows() if name is None else method_row(name))
+    elif name is None:
+        print_table(methods_table(method_rows()))
+    else:
+        print_table(method_table(method_row(name)))
+
+
+def estimate(
+    model: str, file: Path, *, batch_size: int, sequence_length: int, dtype: str | None, as_json: bool
+) -> None:
+    """Say what a configuration costs."""
+    from autopeft.studies.estimate import estimate as cost
+
+    found = cost(model, file, batch_size=batch_size, sequence_length=sequence_length, dtype=dtype)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_table(estimate_table(found.to_json(), describe(found.configuration, found.shape)))
 
 
 def sync(name: str, *, storage: str, as_json: bool) -> None:

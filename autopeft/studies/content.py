@@ -1,4 +1,4 @@
-"""What local files hold, so that a study is the same study after its folder moved, and another one when rows changed."""
+"""What local files hold, so that a study stays itself when its folder moves, and is another when its rows change."""
 
 import hashlib
 from collections.abc import Mapping

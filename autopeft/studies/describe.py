@@ -10,7 +10,9 @@ from autopeft.spaces.methods import METHODS
 from autopeft.spaces.model_shape import ModelShape, Role
 
 _METHOD_WORDS = {"serial_adapter": "serial", "parallel_adapter": "parallel", "prefix_tuning": "prefix"}
-_SIZE_FIELDS = {"rank": "r", "bottleneck": "", "length": ""}
+_SIZE_FIELDS = {"rank": "r", "bottleneck": "", "length": "", "channels": ""}
+_PRESENCE = "enabled"
+"""Size of methods that have none: 1 wherever they are."""
 _TRAINING_WORDS = {
     "learning_rate": "lr",
     "weight_decay": "decay",
@@ -70,7 +72,7 @@ def describe_method(setting: MethodSetting, shape: ModelShape | None = None) -> 
     rest = [
         _describe_field(setting.method, name, column, shape)
         for name, column in columns.items()
-        if name not in _SIZE_FIELDS
+        if name not in _SIZE_FIELDS and name != _PRESENCE
     ]
     middle = "".join(f" {words}" for words in rest if words)
     word = method_word(setting.method)

@@ -223,6 +223,47 @@ def _table() -> Table:
     )
 
 
+def methods_table(rows: Sequence[Mapping[str, object]]) -> RenderableType:
+    """One line a method."""
+    table = _table()
+    table.add_column("method", no_wrap=True)
+    table.add_column("what it does", ratio=1, overflow="fold")
+    for row in rows:
+        table.add_row(Text(str(row["method"])), Text(str(row["summary"])))
+    return Group(table, Text("`autopeft methods NAME` shows a method's fields and source", style="dim"))
+
+
+def method_table(row: Mapping[str, object]) -> RenderableType:
+    """One method with its fields."""
+    table = _table()
+    for name in ("field", "kind", "default", "allowed"):
+        table.add_column(name, no_wrap=name in ("field", "kind"), overflow="fold")
+    table.add_column("", ratio=1, overflow="fold")
+    fields = row["fields"]
+    assert isinstance(fields, list)
+    for field in fields:
+        default = field["default"]
+        shown = ", ".join(default) if isinstance(default, list) else "-" if default is None else f"{default}"
+        table.add_row(*map(Text, (field["field"], field["kind"], shown, field["allowed"], field["help"])))
+    title = Text.assemble((f"{row['method']}", "bold"), f"  {row['summary']}")
+    return Group(title, Text(f"source: {row['source']}", style="dim"), Text(""), table)
+
+
+def estimate_table(estimate: Mapping[str, object], described: str) -> RenderableType:
+    """What a configuration costs, part by part."""
+    memory = estimate["memory"]
+    assert isinstance(memory, Mapping)
+    parameters, base = (int(str(estimate[key])) for key in ("parameters", "base_parameters"))
+    table = _table()
+    table.add_column("memory", no_wrap=True)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("", ratio=1)
+    for part, n_bytes in memory.items():
+        table.add_row(Text(part), Text(human_bytes(n_bytes)), "", style="bold" if part == "total" else "")
+    share = f"{parameters:,} trainable parameters, {100 * parameters / base:.2g} % of {base:,}"
+    return Group(Text(described, style="bold"), Text(share), Text(""), table)
+
+
 def front_json(front: Front, history: History, *, study: str) -> dict[str, object]:
     """What `autopeft front --json` prints."""
     states = (TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED)

@@ -1,6 +1,6 @@
 """Putting a configuration's adapters on a frozen model and taking them off again: hooks, never surgery."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self, final
@@ -14,7 +14,6 @@ from autopeft.spaces.configuration import Configuration, MethodSetting
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.trainers.adapters import BUILDERS, builder
 from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, Placement
-from autopeft.trainers.adapters.lora import LoraAdapter
 from autopeft.trainers.sites import LinearLike, layers_of
 
 _MARK: Final = "_autopeft_adapters"
@@ -149,34 +148,46 @@ def inject(
 
 
 def merge(adapters: AdapterSet, model: PreTrainedModel, shape: ModelShape) -> "Merged":
-    """Fold LoRA into the base weights, so that inference costs nothing extra; `unmerge` restores them bit for bit.
+    """Fold adapters into the base weights, so that inference costs nothing extra; `unmerge` restores them bit for bit.
 
-    The original weights of the adapted sites are kept beside the merged ones until then.
+    Several adapters on one map are folded in the order in which they act, in fp32. The original tensors of the adapted
+    sites are kept beside the merged ones until `unmerge`.
 
     Raises:
         ConfigurationError: The configuration has a method that cannot be folded into a weight.
         ModelError: The adapters are not attached (never were, or are merged already).
     """
-    others = [setting.method for setting in adapters.configuration if setting.method != "lora"]
+    others = sorted({method for method, _, adapter in adapters.adapters() if not adapter.mergeable})
     if others:
         raise ConfigurationError(
-            f"{', '.join(others)} cannot be merged into the base weights, only lora can",
+            f"{', '.join(others)} cannot be merged into the base weights",
             hint="keep the adapters attached, they work as they are",
         )
     if not adapters.attached:
         raise ModelError("these adapters are not attached to a model", hint="attach them before merging")
-    layers = layers_of(model.base_model, shape)
     originals: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for _, layer, adapter in adapters.adapters():
-        assert isinstance(adapter, LoraAdapter)
-        for target in adapter.targets:
-            linear = layers[layer].get_submodule(target)
-            assert isinstance(linear, LinearLike)
-            weight = linear.weight
-            originals.append((weight, weight.data))
-            weight.data = (weight.data.float() + adapter.pair(target).delta(linear)).to(weight.dtype)
+    for linear, weight, bias in _folded(adapters, layers_of(model.base_model, shape)):
+        for tensor, merged in ((linear.weight, weight), (linear.bias, bias)):
+            if merged is not None:
+                originals.append((tensor, tensor.data))
+                tensor.data = merged.to(tensor.dtype)
     adapters.remove()
     return Merged(adapters, model, shape, originals)
+
+
+def _folded(
+    adapters: AdapterSet, layers: nn.ModuleList
+) -> list[tuple[LinearLike, torch.Tensor, torch.Tensor | None]]:
+    """Every adapted map with its new weight and bias, fp32; nothing is changed yet."""
+    rows: dict[tuple[int, str], tuple[LinearLike, torch.Tensor, torch.Tensor | None]] = {}
+    for _, layer, adapter in adapters.adapters():
+        for target in adapter.mergeable:
+            linear = layers[layer].get_submodule(target)
+            assert isinstance(linear, LinearLike)
+            bias = None if linear.bias is None else linear.bias.data.float()
+            _, weight, bias = rows.get((layer, target), (linear, linear.weight.data.float(), bias))
+            rows[layer, target] = (linear, *adapter.fold(target, linear, weight, bias))
+    return list(rows.values())
 
 
 @final
@@ -220,6 +231,7 @@ def _build_method(
 ) -> dict[int, AbstractAdapter]:
     build_one = builder(setting.method)
     rows: dict[int, AbstractAdapter] = {}
+    shared: dict[Hashable, nn.Module] = {}
     for layer in setting.layers:
         if not 0 <= layer < shape.n_layers:
             raise ConfigurationError(
@@ -228,7 +240,15 @@ def _build_method(
             )
         values = setting.at(layer)
         assert values is not None
-        placement = Placement(shape=shape, layer=layer, method=setting.method, values=values, generator=generator)
+        placement = Placement(
+            shape=shape,
+            layer=layer,
+            method=setting.method,
+            values=values,
+            generator=generator,
+            setting=setting,
+            shared=shared,
+        )
         rows[layer] = build_one(placement)
     return rows
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 
@@ -17,6 +17,7 @@ from autopeft.trainers.batches import batches_of, evaluation_batches, largest_ba
 from autopeft.trainers.job import TrainingSettings
 from autopeft.trainers.meter import MemoryMeter
 from autopeft.trainers.model import LoadedModel, head_parameters, set_training
+from autopeft.trainers.optimizers import make_optimizer
 from autopeft.trainers.task import Task
 from autopeft.trainers.tokens import TokenizedSplit
 
@@ -98,19 +99,6 @@ def learning_rate_factor(step: int, *, total: int, warmup_ratio: float, schedule
     return shapes[schedule]
 
 
-def make_optimizer(trained: Sequence[tuple[str, nn.Parameter]], settings: TrainingSettings) -> torch.optim.AdamW:
-    """AdamW over `trained` (name, parameter); biases and other vectors are not decayed."""
-    plain = [parameter for name, parameter in trained if parameter.dim() < 2 or name.endswith("bias")]
-    chosen = {id(parameter) for parameter in plain}
-    decayed = [parameter for _, parameter in trained if id(parameter) not in chosen]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    fused = all(parameter.device.type in ("cpu", "cuda") for _, parameter in trained)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
-
-
 def train(run: Run) -> Iterator[Measurement]:
     """Train, yielding what was measured at the end of every epoch.
 
@@ -169,8 +157,9 @@ def _train_epoch(run: Run, optimizer: torch.optim.Optimizer, meter: MemoryMeter,
                 group["lr"] = settings.learning_rate * factor
             with meter.step(optimizer) if index == largest else nullcontext():
                 loss = run.task.loss(*run.task.outputs(model, batch, device))
+                penalty = run.adapters.penalty()
                 if parameters:
-                    loss.backward()
+                    (loss if penalty is None else loss + penalty).backward()
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
             optimizer.step()

@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.errors import ModelError
-from autopeft.spaces.model_shape import ModelShape, Role, Site
+from autopeft.spaces.model_shape import ModelShape, Part, Role, Site
 
 LinearLike = nn.Linear | Conv1D
 
@@ -81,6 +81,16 @@ def linear_sites(layer: nn.Module) -> tuple[Site, ...]:
     return tuple(rows)
 
 
+def other_parts(base: nn.Module, layer_path: str) -> tuple[Part, ...]:
+    """Every module with parameters of its own but the linear sites inside the layer list, in module order."""
+    rows: list[Part] = []
+    for name, module in base.named_modules():
+        sizes = tuple((key, tuple(value.shape)) for key, value in module.named_parameters(recurse=False))
+        if sizes and not (isinstance(module, LinearLike) and name.startswith(f"{layer_path}.")):
+            rows.append(Part(name=name, kind=type(module).__name__, sizes=sizes))
+    return tuple(rows)
+
+
 def measure(base: PreTrainedModel, config: PretrainedConfig) -> ModelShape:
     """The shape of a bare base model; its tensors may live on the meta device.
 
@@ -111,6 +121,7 @@ def measure(base: PreTrainedModel, config: PretrainedConfig) -> ModelShape:
         causal=_is_causal(config, layers[0]),
         dtype=str(next(base.parameters()).dtype).removeprefix("torch."),
         attention=str(text._attn_implementation or "eager"),
+        parts=other_parts(base, path),
     )
 
 

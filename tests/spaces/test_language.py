@@ -42,6 +42,8 @@ SPREADS: st.SearchStrategy[Spread] = st.one_of(
     DOMAINS.map(spaces.per_layer),
     st.tuples(st.integers(1, 9), DOMAINS).map(lambda pair: spaces.per_group(*pair)),
     DOMAINS.map(spaces.ramp),
+    st.lists(NUMBERS, min_size=1, max_size=6).map(lambda values: spaces.groups(*values)),
+    st.lists(st.booleans(), min_size=1, max_size=3).map(lambda values: spaces.groups(*values)),
 )
 
 
@@ -73,6 +75,8 @@ def test_plain_values_stay_what_they_are(value: object) -> None:
         ("subset(query, 'value', min=1, max=2)", spaces.shared(spaces.subset("query", "value", max=2))),
         ("per_layer(subset(query, key))", spaces.per_layer(spaces.subset("query", "key"))),
         ("per_group(4, int(1, 8))", spaces.per_group(4, spaces.int_(1, 8))),
+        ("groups(2, 4, 4)", spaces.groups(2, 4, 4)),
+        ("groups(query, mlp)", spaces.groups("query", "mlp")),
         ("ramp(bool)", spaces.ramp(spaces.bool_())),
         ("halvings(hidden)", spaces.shared(spaces.halvings())),
         ("1e-4", Shared(domain=Fixed(value=1e-4))),
@@ -129,6 +133,12 @@ def test_text_reads_as_the_object(text: str, spread: Spread) -> None:
         ("per_group(choice(1, 2))", r"per_group\(...\) does not take these arguments"),
         ("per_group(x, choice(1, 2))", "the number of groups is a whole number"),
         ("per_group(0, choice(1, 2))", "the number of groups is a whole number from 1"),
+        ("groups()", r"groups\(\): no value .*write one value a group"),
+        ("groups(2, a)", r"groups\(2, a\): mixes numbers, words and flags .*values of one type"),
+        ("groups(n=2)", r"groups\(...\) does not take these arguments .*groups\(2, 4, 6, 8\)"),
+        ("groups(choice(1, 2))", r"choice\(...\) is no plain value .*groups\(2, 4, 6, 8\)"),
+        ("groups", "groups needs its arguments"),
+        ("per_layer(groups(1, 2))", r"per_layer\(...\) takes a domain"),
         (f"choice({'9' * 70})", "a number this long is not read"),
         ([1, 2], r"\[1, 2\] is no domain and no value"),
         (None, "None is no domain and no value"),
@@ -166,6 +176,8 @@ def test_ranges_of_objects_need_finite_numbers(low: float) -> None:
 def test_choices_of_objects_need_finite_numbers() -> None:
     with pytest.raises(SpaceError, match="holds a value that is no finite number"):
         spaces.choice(1.0, float("nan"))
+    with pytest.raises(SpaceError, match=r"groups\(1\.0, inf\): holds a value that is no finite number"):
+        spaces.groups(1.0, float("inf"))
 
 
 @pytest.mark.parametrize("build", [spaces.shared, spaces.per_layer, spaces.ramp])

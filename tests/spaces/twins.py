@@ -32,10 +32,10 @@ def every_network(space: SearchSpace) -> set[Configuration]:
     return found
 
 
-SIZES = ("choice(0, 1)", "choice(0, 2, 3)", "choice(1, 2)", "choice(0, 1, 2, 4)", "int(0, 2)", "int(1, 2)", "3")
-CATEGORIES = ("choice(relu, gelu)", "gelu")
-REALS = ("choice(1, 2)", "2")
-TARGETS = ("subset(query, key)", "subset(query, value, max=1)", "choice(attention, mlp)", "[query]")
+SIZES = ("choice(0, 1)", "choice(0, 2, 3)", "choice(1, 2)", "choice(0, 1, 2, 4)", "int(0, 2)", "int(1, 2)", "3", "groups(0, 2)")
+CATEGORIES = ("choice(relu, gelu)", "gelu", "groups(relu, gelu)")
+REALS = ("choice(1, 2)", "2", "groups(1, 2)")
+TARGETS = ("subset(query, key)", "subset(query, value, max=1)", "choice(attention, mlp)", "[query]", "groups(query, mlp)")
 CONDITIONS = (
     "serial_adapter",
     "not serial_adapter",
@@ -60,7 +60,7 @@ def spreads(draw: st.DrawFn, domains: tuple[str, ...], *, ramps: bool = True) ->
     domain = draw(st.sampled_from(domains))
     if domain == "[query]":
         return ["query"]
-    if "(" not in domain:
+    if "(" not in domain or domain.startswith("groups"):
         return domain
     kinds = ["{}", "{}", "per_layer({})", "per_group(2, {})"]
     ramped = ramps and not domain.startswith("subset") and any(digit in domain for digit in "012")

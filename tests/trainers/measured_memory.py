@@ -9,9 +9,9 @@ from autopeft.spaces.configuration import Configuration
 from autopeft.trainers.batches import Batch
 from autopeft.trainers.inject import inject
 from autopeft.trainers.job import ModelSpec, TrainingSettings
-from autopeft.trainers.loop import make_optimizer
 from autopeft.trainers.meter import MemoryMeter
 from autopeft.trainers.model import LoadedModel, head_parameters, load_model, set_training
+from autopeft.trainers.optimizers import make_optimizer
 from autopeft.trainers.task import TASKS
 from tests.models import save_model
 

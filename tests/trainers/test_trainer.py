@@ -10,7 +10,8 @@ from autopeft.errors import ConfigurationError, DivergedError, ModelError, SpecE
 from autopeft.spaces.configuration import Configuration
 from autopeft.trainers import loop
 from autopeft.trainers.job import Report, TrainJob
-from autopeft.trainers.loop import check_settings, learning_rate_factor, make_optimizer, settings_of
+from autopeft.trainers.loop import check_settings, learning_rate_factor, settings_of
+from autopeft.trainers.optimizers import make_optimizer
 from autopeft.trainers.trainer import Trainer, failure_of
 from tests.configurations import configuration, setting
 from tests.models import MODELS

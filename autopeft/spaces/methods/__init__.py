@@ -1,24 +1,46 @@
 """The table of PEFT methods: one file each, one row each."""
 
+from autopeft.spaces.methods.binary_adapter import BinaryAdapter
+from autopeft.spaces.methods.binary_lora import BinaryLora
+from autopeft.spaces.methods.inttune import IntTune
 from autopeft.spaces.methods.linear_parallel import LinearParallel
 from autopeft.spaces.methods.linear_series import LinearSeries
+from autopeft.spaces.methods.loldu import Loldu
 from autopeft.spaces.methods.lora import Lora
 from autopeft.spaces.methods.lora_group import LoraGroup
 from autopeft.spaces.methods.method import AbstractMethod
 from autopeft.spaces.methods.mola import Mola
+from autopeft.spaces.methods.nlora import Nlora
 from autopeft.spaces.methods.parallel_adapter import ParallelAdapter
 from autopeft.spaces.methods.prefix_tuning import PrefixTuning
+from autopeft.spaces.methods.s2_lora import S2Lora
+from autopeft.spaces.methods.s2ft import S2ft
 from autopeft.spaces.methods.serial_adapter import SerialAdapter
+from autopeft.spaces.methods.slora import Slora
+from autopeft.spaces.methods.sorsa import Sorsa
+from autopeft.spaces.methods.ssf import Ssf
+from autopeft.spaces.methods.svfit import Svfit
 
 METHODS: dict[str, AbstractMethod] = {
+    "binary_adapter": BinaryAdapter(),
+    "binary_lora": BinaryLora(),
+    "inttune": IntTune(),
     "linear_parallel": LinearParallel(),
     "linear_series": LinearSeries(),
+    "loldu": Loldu(),
     "lora": Lora(),
     "lora_group": LoraGroup(),
     "mola": Mola(),
+    "nlora": Nlora(),
     "parallel_adapter": ParallelAdapter(),
     "prefix_tuning": PrefixTuning(),
+    "s2_lora": S2Lora(),
+    "s2ft": S2ft(),
     "serial_adapter": SerialAdapter(),
+    "slora": Slora(),
+    "sorsa": Sorsa(),
+    "ssf": Ssf(),
+    "svfit": Svfit(),
 }
 """Every method by name."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from autopeft.spaces.configuration import FieldValue
+from autopeft.spaces.configuration import FieldValue, MethodSetting
 from autopeft.spaces.model_shape import ModelShape
 
 
@@ -50,6 +50,11 @@ class AbstractMethod(ABC):
     @abstractmethod
     def check(self, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> None:
         """Raise ConfigurationError when `values` cannot be built at `layer` (rank above the width, no such site)."""
+
+    def shared_parameters(self, shape: ModelShape, setting: MethodSetting) -> int:
+        """Trainable numbers that the layers of `setting` have in common, beside those of each layer; exactly."""
+        del shape, setting
+        return 0
 
     @property
     def size_field(self) -> Field:

@@ -1,8 +1,8 @@
 """What a built adapter is: the tensors of one method at one layer, and the hooks by which they act."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -10,8 +10,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from autopeft.errors import ConfigurationError
-from autopeft.spaces.configuration import FieldValue
+from autopeft.spaces.configuration import FieldValue, MethodSetting
 from autopeft.spaces.model_shape import ModelShape, Role, Site
+from autopeft.trainers.sites import LinearLike
 
 
 class Handle(Protocol):
@@ -30,6 +31,15 @@ class Placement:
     values: Mapping[str, FieldValue]
     generator: torch.Generator
     """On the CPU; the only source of chance, so that equal seeds give equal tensors on every device."""
+    setting: MethodSetting
+    """The method on all its layers; `values` are those of `layer`."""
+    shared: dict[Hashable, nn.Module] = field(default_factory=dict)
+    """What the layers of this method have in common; the layer that adds a module owns its parameters."""
+
+    @property
+    def n_targets(self) -> int:
+        """Targets of this method on all its layers."""
+        return sum(len(targets) for targets in self.setting.column("targets") if isinstance(targets, tuple))
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -95,6 +105,28 @@ class AbstractAdapter(nn.Module, ABC):
     def penalty(self) -> torch.Tensor | None:
         """What this adapter adds to the training loss after a forward pass, weighted; None for nothing."""
         return None
+
+    @property
+    def mergeable(self) -> tuple[str, ...]:
+        """Sites of the layer whose weights can take this adapter in; empty for a method that cannot be merged."""
+        return ()
+
+    def fold(
+        self, target: str, linear: LinearLike, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight and bias with this adapter's part in them, so that the map alone computes what both did.
+
+        Args:
+            target: One of `mergeable`.
+            linear: The module there.
+            weight: Its weight with what acted before this adapter, fp32, in the module's layout.
+            bias: Its bias in the same way; None where it has none.
+
+        Raises:
+            ConfigurationError: This map cannot take it in.
+        """
+        del target, linear
+        return weight, bias
 
 
 Builder = Callable[[Placement], AbstractAdapter]

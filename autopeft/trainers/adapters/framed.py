@@ -154,7 +154,7 @@ def build_framed(
 
 
 def _times(left: torch.Tensor, core: torch.Tensor) -> torch.Tensor:
-    """left [O, R] times the core, a diagonal [R] or a matrix [R, R]."""
+    """Left [O, R] times the core, a diagonal [R] or a matrix [R, R]."""
     return left * core if core.dim() == 1 else left @ core
 
 

@@ -74,6 +74,15 @@ class LoraAdapter(AbstractAdapter):
             handles.append(layer.get_submodule(target).register_forward_hook(hook))
         return handles
 
+    @property
+    def mergeable(self) -> tuple[str, ...]:
+        return self.targets
+
+    def fold(
+        self, target: str, linear: LinearLike, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return weight + self.pair(target).delta(linear), bias
+
 
 def build_lora(placement: Placement) -> LoraAdapter:
     """Kaiming-uniform A (a = sqrt(5)), zero B, at every target of the layer.

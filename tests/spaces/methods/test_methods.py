@@ -6,6 +6,7 @@ import re
 import pytest
 
 from autopeft.errors import ConfigurationError
+from autopeft.objectives.parameters import count_parameters
 from autopeft.spaces.canonical import configuration
 from autopeft.spaces.configuration import FieldValue
 from autopeft.spaces.counts import ParameterCounter
@@ -19,6 +20,11 @@ MODELS = {
     "fused": shape(3, hidden=48, sites=FUSED, family="gpt2"),
     "gated": shape(3, hidden=48, sites=GATED, kv_heads=4, family="llama"),
 }
+
+
+def sizes_of(name: str) -> list[int]:
+    """Ascending sizes for three layers; ones where a method is only there or not."""
+    return [1, 1, 1] if METHODS[name].size_field.high == 1 else [2, 3, 4]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -37,10 +43,11 @@ def test_a_method_has_its_name_one_size_and_a_source(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_defaults_are_values_that_a_configuration_may_write(name: str, model: str) -> None:
     method, base = METHODS[name], MODELS[model]
-    plain = configuration({name: {method.size_field.name: 2}}, base)
+    size = {method.size_field.name: sizes_of(name)[0]}
+    plain = configuration({name: size}, base)
     defaults = {field.name: field.default for field in method.fields if field.default is not None}
     written = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
-    assert configuration({name: {method.size_field.name: 2} | written}, base) == plain
+    assert configuration({name: size | written}, base) == plain
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -48,10 +55,15 @@ def test_defaults_are_values_that_a_configuration_may_write(name: str, model: st
 def test_parameters_add_up_over_layers(name: str, model: str) -> None:
     base = MODELS[model]
     count = ParameterCounter(base)
-    size = METHODS[name].size_field.name
-    parts = [count(configuration({name: {size: 2 + layer, "layers": [layer]}}, base)) for layer in range(3)]
-    assert count(configuration({name: {size: [2, 3, 4]}}, base)) == sum(parts)
-    assert 0 < parts[0] < parts[1] < parts[2]
+    method, sizes = METHODS[name], sizes_of(name)
+    size = method.size_field.name
+    whole = configuration({name: {size: sizes}}, base)
+    parts = [configuration({name: {size: sizes[layer], "layers": [layer]}}, base) for layer in range(3)]
+    own = [count(part) - method.shared_parameters(base, part.methods[0]) for part in parts]
+    assert count(whole) == sum(own) + method.shared_parameters(base, whole.methods[0])
+    assert count_parameters(whole, base).total == count(whole)
+    assert 0 < own[0] <= own[1] <= own[2]
+    assert own[0] < own[2] or sizes[0] == sizes[2]
 
 
 @pytest.mark.parametrize(
