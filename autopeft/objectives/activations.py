@@ -119,6 +119,8 @@ class _Walk:
     batch_size: int
     length: int
     b: int
+    frozen_a: bool = False
+    """The first factors of low-rank pairs are not trained, so that their inputs need not be kept."""
     kept: dict[str, int] = field(default_factory=dict)
     layer: int = 0
     settings: dict[str, dict[str, FieldValue]] = field(default_factory=dict)
@@ -160,16 +162,15 @@ class _Walk:
         if lora is None or not isinstance(targets, tuple) or site.name not in targets:
             return grad
         rank, dropout = _number(lora["rank"]), _number(lora.get("dropout", 0.0))
-        if dropout:
-            self.keep(f"{x}.dropped.{site.name}", self.n_tokens * site.d_in)
-            if grad:
-                self.keep(f"{x}.mask.{site.name}", self.n_tokens * site.d_in)
-        else:
-            self.keep(x, self.n_tokens * site.d_in)
+        if dropout and grad:
+            self.keep(f"{x}.mask.{site.name}", self.n_tokens * site.d_in)
+        if not self.frozen_a:
+            self.keep(f"{x}.dropped.{site.name}" if dropout else x, self.n_tokens * site.d_in)
         if grad:
             self.keep_cast(f"a.{site.name}", rank * site.d_in)
         self.keep(f"hidden.{site.name}", self.n_tokens * rank)
-        self.keep_cast(f"b.{site.name}", rank * site.d_out)
+        if grad or not self.frozen_a:
+            self.keep_cast(f"b.{site.name}", rank * site.d_out)
         return True
 
     def bottleneck(self, method: str, x: str, *, grad: bool) -> bool:
@@ -193,7 +194,13 @@ def _number(value: FieldValue) -> float:
 
 
 def saved_bytes(
-    shape: ModelShape, configuration: Configuration, *, batch_size: int, length: int, bytes_each: int
+    shape: ModelShape,
+    configuration: Configuration,
+    *,
+    batch_size: int,
+    length: int,
+    bytes_each: int,
+    frozen_a: bool = False,
 ) -> int:
     """Bytes that the layers keep for the backward pass of one step.
 
@@ -203,8 +210,11 @@ def saved_bytes(
         batch_size: Rows of the batch.
         length: Tokens of its longest row, to which all are padded.
         bytes_each: Bytes of one activation: 4 in float32, 2 in bf16.
+        frozen_a: The first factors of low-rank pairs are not trained.
     """
-    walk = _Walk(shape=shape, family=family_of(shape), batch_size=batch_size, length=length, b=bytes_each)
+    walk = _Walk(
+        shape=shape, family=family_of(shape), batch_size=batch_size, length=length, b=bytes_each, frozen_a=frozen_a
+    )
     grad = False
     for layer in range(shape.n_layers):
         walk.layer = layer

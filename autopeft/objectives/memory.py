@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from autopeft.objectives.activations import FLOAT32, head_bytes, saved_bytes
 from autopeft.objectives.parameters import count_parameters
 from autopeft.spaces.configuration import Configuration
+from autopeft.spaces.factors import first_factor_parameters
 from autopeft.spaces.model_shape import ModelShape
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -46,6 +47,8 @@ def predict_memory(
     head_parameters: int | None = None,
     tied_head: bool = True,
     workspace: bool = False,
+    optimizer: str = "adamw",
+    sequences: int = 1,
 ) -> MemoryBreakdown:
     """Peak memory of training `configuration` on the largest batch, as `autopeft.trainers.meter` measures it on a CPU.
 
@@ -60,16 +63,23 @@ def predict_memory(
         head_parameters: Trained parameters of the head; None takes one linear map.
         tied_head: The language-model head shares the embedding's weights.
         workspace: Add an estimate of temporary results, for a device whose allocator counts them.
+        optimizer: A value of the training setting; the configuration's own goes before it. With `lora_fa` the first
+            factors have neither gradient nor state and their inputs are not kept; `galore` is taken for `adamw`,
+            which is what it is for tensors with a side of at most its rank and more than it needs for others.
+        sequences: Sequences that one row of the data becomes, such as the choices of a question.
     """
     each = DTYPE_BYTES[shape.dtype] if precision_bytes is None else precision_bytes
-    rows = int(dict(configuration.training).get("batch_size", batch_size))
+    rows = sequences * int(dict(configuration.training).get("batch_size", batch_size))
     n_tokens = rows * length
     adapters = count_parameters(configuration, shape).total
     if head_parameters is None:
         head_parameters = n_labels * (shape.hidden_size + 1) if n_labels is not None else 0
     vocabulary = 0 if n_labels is not None or tied_head else shape.vocabulary_size * shape.hidden_size
-    trained = adapters + head_parameters
-    activations = saved_bytes(shape, configuration, batch_size=rows, length=length, bytes_each=each)
+    frozen_a = dict(configuration.training).get("optimizer", optimizer) == "lora_fa"
+    trained = adapters + head_parameters - (first_factor_parameters(configuration, shape) if frozen_a else 0)
+    activations = saved_bytes(
+        shape, configuration, batch_size=rows, length=length, bytes_each=each, frozen_a=frozen_a
+    )
     if trained:
         activations += head_bytes(shape, batch_size=rows, length=length, n_labels=n_labels, bytes_each=each)
     return MemoryBreakdown(

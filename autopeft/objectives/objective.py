@@ -52,6 +52,7 @@ def _metric(name: str, direction: Direction = Direction.MAXIMIZE, label: str = "
 METRICS: dict[str, Objective] = {
     "accuracy": _metric("accuracy"),
     "f1": _metric("f1", label="F1 (macro over more than two classes)"),
+    "micro_f1": _metric("micro_f1", label="F1 of tagged words"),
     "matthews": _metric("matthews", label="Matthews correlation"),
     "pearson": _metric("pearson", label="Pearson correlation"),
     "spearman": _metric("spearman", label="Spearman correlation"),
@@ -81,8 +82,15 @@ COSTS: dict[str, Objective] = {
         knowledge=Knowledge.LEARNED,
         label="training time",
     ),
+    "activation_density": Objective(
+        name="activation_density",
+        direction=Direction.MINIMIZE,
+        unit="",
+        knowledge=Knowledge.LEARNED,
+        label="active feed-forward activations",
+    ),
 }
-"""Costs by name, measured on every trial whatever the objectives are."""
+"""Costs by name; all but `activation_density`, which must be asked for, are measured on every trial."""
 
 
 def resolve_objectives(names: Sequence[str], *, metric: str) -> tuple[Objective, ...]:

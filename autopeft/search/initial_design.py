@@ -8,10 +8,11 @@ from autopeft.objectives.parameters import count_parameters
 from autopeft.objectives.pareto import Array
 from autopeft.search.searcher import SearchProblem
 from autopeft.spaces.configuration import Configuration
+from autopeft.spaces.layer_prior import weighted_sample
 from autopeft.spaces.space import SearchSpace
 
 POOL = 256
-"""Uniform draws that the design chooses from."""
+"""Draws that the design chooses from: uniform, or by `SearchProblem.layer_weights`."""
 
 MAX_STEPS = 200
 """Moves of one greedy walk."""
@@ -36,7 +37,9 @@ def initial_design(problem: SearchProblem) -> tuple[Configuration, ...]:
     """
     space, size = problem.space, design_size(problem)
     rng = np.random.default_rng([problem.seed, 0xDE51])
-    pool = list({one.id: one for one in space.sample(rng, POOL)}.values())
+    weights = problem.layer_weights
+    drawn = weighted_sample(space, weights, rng, POOL) if weights else space.sample(rng, POOL)
+    pool = list({one.id: one for one in drawn}.values())
     if not pool:
         return ()
     counts = [space.parameters(one) for one in pool]

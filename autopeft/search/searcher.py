@@ -1,8 +1,8 @@
 """The one interface of every search engine."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from autopeft.objectives.objective import Objective
 from autopeft.search.trial import History
@@ -19,6 +19,8 @@ class SearchProblem:
     seed: int
     n_trials: int
     """Trials the study may spend in all."""
+    layer_weights: Mapping[int, float] = field(default_factory=dict)
+    """Chance in (0, 1) that the first configurations adapt each layer, learnt elsewhere; empty for no preference."""
 
 
 class AbstractSearcher(ABC):

@@ -115,7 +115,9 @@ class BoundField:
         elif isinstance(value, (bool, int, float, str)) and _holds(self.cell_at(position), value):
             return value
         shown = list(value) if isinstance(value, tuple) else value
-        raise ConfigurationError(f"{self.place}: {shown!r} is not in this space", hint=f"it has {_describe(self.cell_at(position))}")
+        raise ConfigurationError(
+            f"{self.place}: {shown!r} is not in this space", hint=f"it has {_describe(self.cell_at(position))}"
+        )
 
 
 def _holds(cell: Cell, value: Scalar) -> bool:

@@ -11,7 +11,7 @@ from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.suggest import nearest
 from autopeft.spaces.targets import resolve
-from autopeft.spaces.training import TRAINING_FIELDS
+from autopeft.spaces.training import ACTIVE_WITH, TRAINING_FIELDS, is_active
 
 
 def configuration(source: Mapping[str, object], shape: ModelShape) -> Configuration:
@@ -37,11 +37,23 @@ def configuration(source: Mapping[str, object], shape: ModelShape) -> Configurat
             training[name] = _value(name, TRAINING_FIELDS[name], value)
         else:
             raise _unknown("configuration", str(name), known)
+    _check_active(training)
     if not settings:
         raise ConfigurationError("configuration: nothing is adapted", hint='write for instance {"lora": {"rank": 8}}')
     return Configuration(
         methods=tuple(sorted(settings, key=lambda setting: setting.method)), training=tuple(sorted(training.items()))
     )
+
+
+def _check_active(training: Mapping[str, Scalar]) -> None:
+    """Refuse a setting beside a value of another with which it means nothing."""
+    for name in training:
+        if not is_active(name, decided=training, values=training):
+            other, values = ACTIVE_WITH[name]
+            raise ConfigurationError(
+                f"{name}: means something only with {other} {' or '.join(map(str, values))}, not {training[other]}",
+                hint=f"leave {name} out",
+            )
 
 
 def _unknown(place: str, name: str, known: Sequence[str]) -> ConfigurationError:

@@ -21,12 +21,13 @@ import numpy as np
 
 from autopeft.errors import SpaceError
 from autopeft.spaces.dimension import Level
+from autopeft.spaces.masks import START, AbstractMask
 from autopeft.spaces.scenarios import Plan, Scenario, scenarios
 from autopeft.spaces.structure import Structure
 from autopeft.spaces.tracks import MAX_STATES, Option, Pick, Track, track
 
 State = tuple[bool, bool, int, tuple[tuple[int, ...], ...]]
-"""Layer on, something present (here with a mask, anywhere without), adapted layers counted, state of each method's
+"""Layer on, something present (here with a mask, anywhere without), state of the mask, state of each method's
 tracks (and, last, whether it was present so far)."""
 Move = tuple[State, int, tuple[Pick, ...]]
 """Next state, number of draws that lead there, the draws."""
@@ -70,18 +71,15 @@ class _Programme:
         self._plans = scenario.plans
         self._tracks = [_method_tracks(plan) for plan in scenario.plans]
         self._n = len(structure.layers)
-        mask = structure.mask
-        self._max = None if mask is None or mask.max is None or mask.max >= self._n else mask.max
-        self._min = 1 if mask is None else mask.min
-        self._steps = self._masked_steps() if mask else self._plain_steps()
+        self._steps = self._plain_steps() if structure.mask is None else self._masked_steps(structure.mask)
         self._nodes: list[list[_Node]] = []
         self._expand()
         self.total = self._nodes[0][0].total if self._nodes else 0
 
-    def _masked_steps(self) -> list[tuple[int, Step]]:
+    def _masked_steps(self, mask: AbstractMask) -> list[tuple[int, Step]]:
         steps: list[tuple[int, Step]] = []
         for position in range(self._n):
-            steps.append((position, self._gate))
+            steps.append((position, self._gate(mask, position)))
             steps += [(position, self._method_step(position, index)) for index in range(len(self._plans))]
             steps.append((position, self._close(position)))
         return steps
@@ -93,21 +91,20 @@ class _Programme:
             for position in range(self._n)
         ]
 
-    def _gate(self, state: State) -> list[Move]:
-        _, _, count, tracks = state
-        return [((False, False, count, tracks), 1, ()), ((True, False, count, tracks), 1, ())]
+    def _gate(self, mask: AbstractMask, position: int) -> Step:
+        def gate(state: State) -> list[Move]:
+            _, _, before, tracks = state
+            return [((on, False, after, tracks), 1, ()) for on, after in mask.ways(position, before)]
+
+        return gate
 
     def _close(self, position: int) -> Step:
         def close(state: State) -> list[Move]:
-            on, present, count, tracks = state
+            on, present, masked, tracks = state
             if on and not present:
                 return []
-            count += on
-            if self._max is not None and count > self._max:
-                return []
-            count = min(count, self._min) if self._max is None else count
             left = tuple(self._leave(index, position, row) for index, row in enumerate(tracks))
-            return [((False, False, count, left), 1, ())]
+            return [((False, False, masked, left), 1, ())]
 
         return close
 
@@ -121,7 +118,7 @@ class _Programme:
         masked = self._structure.mask is not None
 
         def step(state: State) -> list[Move]:
-            on, present, count, tracks = state
+            on, present, masked_state, tracks = state
             if not on:
                 return [(state, 1, ())]
             moves: list[Move] = []
@@ -134,19 +131,19 @@ class _Programme:
                     new = new if masked else self._leave(index, position, new)
                     rows = (*tracks[:index], new, *tracks[index + 1 :])
                     weight = math.prod(len(pick.indices) for pick in picks)
-                    moves.append(((on, present or option.present, count, rows), weight, picks))
+                    moves.append(((on, present or option.present, masked_state, rows), weight, picks))
             return moves
 
         return step
 
     def _accepts(self, state: State) -> bool:
-        _, present, count, tracks = state
+        _, present, masked, tracks = state
         met = all(row[-1] == 1 for row, plan in zip(tracks, self._plans, strict=True) if plan.present)
-        return met and (present if self._structure.mask is None else count >= self._min)
+        return met and (present if self._structure.mask is None else self._structure.mask.accepts(masked))
 
     def _expand(self) -> None:
         start = tuple((*(item.start for item in own), 0) for own in self._tracks)
-        states: dict[State, int] = {(self._structure.mask is None, False, 0, start): 0}
+        states: dict[State, int] = {(self._structure.mask is None, False, START, start): 0}
         nodes = 0
         for _, step in self._steps:
             after: dict[State, int] = {}
@@ -249,7 +246,7 @@ class Counter:
             training = [
                 (cell.name, cell.levels, scenario.training.get(name, range(len(cell.levels))))
                 for name, cell in structure.training
-                if cell.levels is not None
+                if cell.levels is not None and name not in scenario.inactive
             ]
             self._parts.append((programme, training))
             totals.append(programme.total * math.prod(len(indices) for _, _, indices in training))

@@ -7,9 +7,10 @@ from typing import Self, cast, final
 from autopeft.errors import SpaceError
 from autopeft.spaces.condition import And, Comparison, Condition, Membership, Not, Or, Present, parse_condition
 from autopeft.spaces.conditions_check import check_conditions
-from autopeft.spaces.domain import Fixed, Subset
+from autopeft.spaces.domain import Subset
 from autopeft.spaces.fields import fit_spread
-from autopeft.spaces.language import read_spread, to_plain
+from autopeft.spaces.language import LAYERS_HINT, read_layers, read_spread, to_plain
+from autopeft.spaces.layer_sets import LayerRange, LayerSet, LayersFrom, TopLayers
 from autopeft.spaces.methods import METHODS
 from autopeft.spaces.methods.method import Field
 from autopeft.spaces.presets import load_preset
@@ -45,8 +46,8 @@ class SpaceDefinition:
     """
 
     methods: tuple[MethodBlock, ...]
-    layers: Subset | tuple[int, ...] | None = None
-    """A mask over the model's layers, a fixed list of them, or None for all."""
+    layers: LayerSet | tuple[int, ...] | None = None
+    """Sets of the model's layers to choose from, a fixed list of them, or None for all."""
     training: tuple[tuple[str, Spread], ...] = ()
 
     def __post_init__(self) -> None:
@@ -83,7 +84,7 @@ class SpaceDefinition:
         """Plain values that JSON and YAML hold; `from_mapping` reads them back as an equal definition."""
         mapping: dict[str, object] = {}
         if self.layers is not None:
-            mapping["layers"] = str(self.layers) if isinstance(self.layers, Subset) else list(self.layers)
+            mapping["layers"] = list(self.layers) if isinstance(self.layers, tuple) else str(self.layers)
         for block in self.methods:
             row: dict[str, object] = {} if block.when is None else {"when": str(block.when)}
             mapping[block.name] = row | {name: to_plain(spread) for name, spread in block.fields}
@@ -183,22 +184,19 @@ def _when(place: str, value: object) -> Condition | None:
         raise error.at(place) from None
 
 
-def _layers(value: object) -> Subset | tuple[int, ...] | None:
+def _layers(value: object) -> LayerSet | tuple[int, ...] | None:
     place = f"{PLACE}.layers"
-    if value is None or value == "all":
-        return None
+    if value is None or value == "all" or isinstance(value, (LayerRange, TopLayers, LayersFrom)):
+        return None if value == "all" else value
     if isinstance(value, (list, tuple)):
         return _layer_list(place, value)
     try:
-        domain = read_spread(value).domain
+        layers = read_layers(value) if isinstance(value, str) else value
     except SpaceError as error:
         raise error.at(place) from None
-    if isinstance(domain, Subset) and not domain.items:
-        return domain
-    shown = domain.value if isinstance(domain, Fixed) else domain
-    raise SpaceError(
-        f"{place}: got {shown}", hint="write all, subset, subset(min=1, max=4), or a list such as [0, 3, 5]"
-    )
+    if isinstance(layers, (LayerRange, TopLayers, LayersFrom)) or (isinstance(layers, Subset) and not layers.items):
+        return layers
+    raise SpaceError(f"{place}: got {value}", hint=LAYERS_HINT)
 
 
 def _layer_list(place: str, value: list[object] | tuple[object, ...]) -> tuple[int, ...]:

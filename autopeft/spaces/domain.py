@@ -5,6 +5,7 @@ into one flag an item, and `Halvings` becomes a `Choice` once the width of the m
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -20,6 +21,8 @@ FINE = 16
 """An ordinal domain with more levels than this also has neighbours a fraction of its range away."""
 STRIDES = (0.1, 0.3)
 """Fractions of a continuous (or fine) domain's unit scale that a neighbour may be away."""
+PLAIN_WORD = re.compile(r"[A-Za-z_]\w*(?:[.-]\w+)*")
+"""A word that needs no quotes, as `expression` reads it."""
 DIGITS = 6
 """Significant digits of a real value, so that equal spellings are equal."""
 
@@ -34,7 +37,9 @@ def is_number(value: object) -> bool:
 
 
 def spelled(value: Scalar) -> str:
-    """`value` as the language writes it; the words of `true` and `false` are lower case."""
+    """`value` as the language writes it: `true` and `false` in lower case, what is no plain word in quotes."""
+    if isinstance(value, str) and not PLAIN_WORD.fullmatch(value):
+        return f"'{value}'" if '"' in value else f'"{value}"'
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -284,7 +289,7 @@ class Subset:
             )
 
     def __str__(self) -> str:
-        parts = [*self.items]
+        parts = [spelled(item) for item in self.items]
         parts += [f"min={self.min}"] if self.min != 1 else []
         parts += [f"max={self.max}"] if self.max is not None else []
         return f"subset({', '.join(parts)})" if parts else "subset"

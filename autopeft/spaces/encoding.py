@@ -40,7 +40,7 @@ class Featurizer:
     def __init__(self, structure: Structure, parameters: ParameterCounter) -> None:
         sizes = [method.size for method in structure.methods]
         implied = all(_own_size_per_layer(size, len(structure.layers)) for size in sizes)
-        mask = {cell.name for cell in structure.mask_cells}
+        mask = {cell.name for cell in (structure.mask.cells if structure.mask else ())}
         kept = [row for row in structure.dimensions if not (implied and row.name in mask)]
         self._rows = [(row.name, _column(row)) for row in kept]
         self.names = (*(name for row in kept for name in _names(row)), "log(parameters)")

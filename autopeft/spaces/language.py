@@ -19,14 +19,18 @@ from autopeft.spaces.domain import (
     is_number,
 )
 from autopeft.spaces.expression import Call, Number, Term, Word, parse_term
+from autopeft.spaces.layer_sets import LayerRange, LayerSet, LayersFrom, TopLayers
 from autopeft.spaces.spread import SPREADS, Groups, PerGroup, PerLayer, Ramp, Shared, Spread, as_spread, per_group
 from autopeft.spaces.suggest import nearest
+from autopeft.spaces.targets import REGEX
 
 DOMAIN_WORDS = ("bool", "choice", "halvings", "int", "log", "real", "subset")
 SPREAD_WORDS = ("groups", "per_group", "per_layer", "ramp", "shared")
+LAYERS_HINT = "write all, subset(min=1, max=4), range, top(int(1, 4)), from(2), or a list such as [0, 3, 5]"
 _EXAMPLES = {
     "bool": "bool",
     "choice": "choice(0, 8, 16)",
+    "from": "from(int(0, 6)) or from(3)",
     "groups": "groups(2, 4, 6, 8)",
     "halvings": "halvings(hidden)",
     "int": "int(1, 64) or int(1, 64, log)",
@@ -34,9 +38,11 @@ _EXAMPLES = {
     "per_group": "per_group(4, choice(0, 8))",
     "per_layer": "per_layer(choice(0, 8))",
     "ramp": "ramp(choice(2, 4, 8))",
+    "range": "range, or range(min=1, max=4)",
     "real": "real(0, 0.1)",
     "shared": "shared(choice(0, 8))",
     "subset": "subset(query, value) or subset(min=1, max=4)",
+    "top": "top(int(1, 6)) or top(4)",
 }
 
 
@@ -51,7 +57,8 @@ def read_spread(value: object) -> Spread:
     if isinstance(value, (Choice, Integer, Real, LogReal, Flag, Subset, Halvings, Fixed)):
         return as_spread(value)
     if isinstance(value, str):
-        return _from_text(value)
+        pattern = value.strip().startswith(REGEX)
+        return Shared(domain=Fixed(value=value.strip())) if pattern else _from_text(value)
     if isinstance(value, (bool, int, float)):
         return Shared(domain=Fixed(value=value))
     if isinstance(value, (list, tuple)) and value and all(isinstance(item, str) for item in value):
@@ -60,6 +67,33 @@ def read_spread(value: object) -> Spread:
         f"{value!r} is no domain and no value",
         hint="write a domain such as choice(0, 8), or one plain value; per-layer values are per_layer(...)",
     )
+
+
+def read_layers(text: str) -> LayerSet:
+    """The set of layers that the text of `layers` means.
+
+    Raises:
+        SpaceError: What is wrong with it; the caller puts the place before.
+    """
+    reader, term = _Reader(text=text), _parse(text)
+    match term:
+        case Word(text="subset", quoted=False):
+            return Subset()
+        case Word(text="range", quoted=False):
+            return LayerRange()
+        case Call(name="subset" | "range" as name, arguments=()):
+            limits = _limits(reader, term)
+            least, most = limits.get("min", 1), limits.get("max")
+            return Subset(min=least, max=most) if name == "subset" else LayerRange(min=least, max=most)
+        case Call(name="top" | "from" as name, arguments=(inner,), named=()):
+            numbers = _domain(reader, inner)
+            if not isinstance(numbers, (Choice, Integer, Fixed)):
+                raise _misuse(reader, term)
+            return TopLayers(count=numbers) if name == "top" else LayersFrom(first=numbers)
+        case Word(text="top" | "from" as name, quoted=False) | Call(name="top" | "from" as name):
+            raise reader.error(term.column, f"{name} needs one argument", f"write {_EXAMPLES[name]}")
+        case _:
+            raise SpaceError(f"got {text}", hint=LAYERS_HINT)
 
 
 def to_plain(spread: Spread) -> object:
@@ -71,13 +105,17 @@ def to_plain(spread: Spread) -> object:
 
 
 def _from_text(text: str) -> Spread:
+    return _spread(_Reader(text=text), _parse(text))
+
+
+def _parse(text: str) -> Term:
     stripped = text.strip()
     if stripped.count("(") > stripped.count(")") and len(stripped) < 200:
         raise SpaceError(
             f"got {text!r}, a call without its end",
             hint='inside YAML braces a call must be quoted: {rank: "choice(2, 8)"}',
         )
-    return _spread(_Reader(text=text), parse_term(text))
+    return parse_term(text)
 
 
 @final
@@ -195,7 +233,14 @@ def _build_bool(reader: _Reader, call: Call) -> Domain:
 
 
 def _build_subset(reader: _Reader, call: Call) -> Domain:
-    items = _scalars(reader, call)
+    items, limits = _scalars(reader, call), _limits(reader, call)
+    if not all(isinstance(item, str) for item in items):
+        raise _misuse(reader, call)
+    return Subset(items=tuple(str(item) for item in items), min=limits.get("min", 1), max=limits.get("max"))
+
+
+def _limits(reader: _Reader, call: Call) -> dict[str, int]:
+    """The named `min` and `max`."""
     limits: dict[str, int] = {}
     for name, term in call.named:
         if (
@@ -206,9 +251,7 @@ def _build_subset(reader: _Reader, call: Call) -> Domain:
         ):
             raise _misuse(reader, call)
         limits[name] = int(term.value)
-    if not all(isinstance(item, str) for item in items):
-        raise _misuse(reader, call)
-    return Subset(items=tuple(str(item) for item in items), min=limits.get("min", 1), max=limits.get("max"))
+    return limits
 
 
 def _build_halvings(reader: _Reader, call: Call) -> Domain:

@@ -72,12 +72,21 @@ class ModelShape:
     dtype: str = "float32"
     attention: str = "sdpa"
     """Attention implementation the model runs with: `eager` stores the probabilities, `sdpa` does not."""
+    decoder_layers: int = 0
+    """How many of `layers`, the last ones, are those of a decoder beside an encoder; `layer_path` then holds the paths
+    of both lists, the encoder's first, with `+` between them."""
     parts: tuple[Part, ...] = ()
-    """Everything with parameters that `layers` does not list, in module order; empty in a shape of an earlier version."""
+    """Everything with parameters that `layers` does not list, in module order; empty in shapes of an old version."""
 
     @property
     def n_layers(self) -> int:
         return len(self.layers)
+
+    def path_of(self, layer: int) -> str:
+        """Dotted path of a layer inside the bare base model."""
+        first, _, second = self.layer_path.partition("+")
+        n_first = self.n_layers - self.decoder_layers
+        return f"{first}.{layer}" if layer < n_first else f"{second}.{layer - n_first}"
 
     @property
     def kv_size(self) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import Configuration, Scalar
 from autopeft.spaces.dimension import Cell, Level
-from autopeft.spaces.spelling import spell
+from autopeft.spaces.spelling import build_with, spell
 from autopeft.spaces.structure import Structure
 
 Values = Mapping[str, Scalar]
@@ -32,38 +32,33 @@ def neighbours(structure: Structure, configuration: Configuration) -> Iterator[C
 def exchanges(structure: Structure, configuration: Configuration) -> Iterator[dict[str, Scalar]]:
     """Values after each single exchange; some spell no network or the same one."""
     values = spell(structure, configuration)
-    for position, cell in enumerate(structure.mask_cells):
-        if values[cell.name]:
-            yield values | {cell.name: False}
-        else:
-            yield from _switch_on(structure, values, position)
-    masks = {cell.name for cell in structure.mask_cells}
+    masks = {row.name for cell in (structure.mask.cells if structure.mask else ()) for row in cell.dimensions}
     for dimension in structure.dimensions:
-        if dimension.name in values and dimension.name not in masks:
-            for step in dimension.domain.steps(values[dimension.name]):
-                yield values | {dimension.name: step}
+        if dimension.name not in values:
+            continue
+        for step in dimension.domain.steps(values[dimension.name]):
+            changed = values | {dimension.name: step}
+            yield from _switch_on(structure, values, changed) if dimension.name in masks else (changed,)
 
 
-def _switch_on(structure: Structure, values: Values, position: int) -> Iterator[dict[str, Scalar]]:
-    on = dict(values) | {structure.mask_cells[position].name: True}
-    cells = [method.size.cells[method.size.scope_of[position]] for method in structure.methods]
-    free = [cell for cell in cells if cell.name not in values and cell.dimensions]
-    yield on
-    for cell in free:
-        smallest = next((level for level in cell.levels or () if level), None)
-        if smallest is not None:
-            yield on | cell.write(smallest)
+def _switch_on(structure: Structure, values: Values, changed: dict[str, Scalar]) -> Iterator[dict[str, Scalar]]:
+    """`changed`, then each method in turn at its smallest on the layers that it adds."""
+    assert structure.mask is not None
+    before = set(structure.mask.on(lambda cell: _read(cell, values)))
+    added = [row for row in structure.mask.on(lambda cell: _read(cell, changed)) if row not in before]
+    yield changed
+    for method in structure.methods:
+        cells = {cell.name: cell for position in added if (cell := method.size.cell_at(position)).dimensions}
+        free = [cell for name, cell in cells.items() if name not in values]
+        smallest = [(cell, next((level for level in cell.levels or () if level), None)) for cell in free]
+        written = [cell.write(level) for cell, level in smallest if level is not None]
+        if written:
+            yield changed | {name: level for row in written for name, level in row.items()}
 
 
 def fill(structure: Structure, values: Values) -> Configuration:
     """The network that `values` mean, with active dimensions that they leave out at their default."""
-    cells = structure.mask_cells
-    on = (
-        [position for position, cell in enumerate(cells) if _read(cell, values)]
-        if cells
-        else range(len(structure.layers))
-    )
-    return structure.build(on, lambda cell: _read(cell, values))
+    return build_with(structure, lambda cell: _read(cell, values))
 
 
 def _read(cell: Cell, values: Values) -> Level:

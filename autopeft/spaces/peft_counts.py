@@ -223,6 +223,7 @@ SITE_COUNTS: Final[Mapping[str, SiteCount]] = MappingProxyType(
         "ADAMSS": _adamss,
         "BEFT": lambda config, site: site.d_out,
         "BOFT": _boft,
+        "BONE": lambda config, site: whole(config, "r", 64) * site.d_out,
         "C3A": lambda config, site: site.d_in * site.d_out // whole(config, "block_size", 256),
         "DEFT": _deft,
         "DELORA": lambda config, site: _low_rank(config, site, default=8) + 1,
@@ -247,9 +248,10 @@ SITE_COUNTS: Final[Mapping[str, SiteCount]] = MappingProxyType(
         "ROAD": _road,
         "SHIRA": lambda config, site: _low_rank(config, site, default=32),
         "SUPERTUNING": _supertuning,
+        "TINYLORA": lambda config, site: whole(config, "u", 64),
         "VBLORA": _vblora,
         "VERA": lambda config, site: site.d_out + whole(config, "r", 256),
         "WAVEFT": lambda config, site: whole(config, "n_frequency", 2592),
     }
 )
-"""Peft type to its count at one linear map. Shared tensors (VB-LoRA's bank, Lily, Uni-LoRA, TinyLoRA) are not in it."""
+"""Peft type to its count at one linear map. What maps share is not in it (VB-LoRA's bank)."""

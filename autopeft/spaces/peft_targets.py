@@ -29,12 +29,14 @@ PREFIXES: Final[Mapping[str, str]] = MappingProxyType(
         "gptj": "transformer",
         "mpnet": "mpnet",
         "mpt": "transformer",
+        "mt5": "",
         "roberta": "roberta",
+        "t5": "",
         "vit": "vit",
         "xlm-roberta": "roberta",
     }
 )
-"""Family to the attribute under which a model with a head holds its base; `model` for all others."""
+"""Family to the attribute under which a model with a head holds its base: `model` for all others, none for T5."""
 
 HEAD: Final = "lm_head"
 
@@ -129,7 +131,7 @@ def pattern_value(patterns: object, names: Sequence[str], default: object) -> ob
 
 
 def _from_site(shape: ModelShape, layer: int, site: Site) -> Module:
-    bare = f"{shape.layer_path}.{layer}.{site.name}"
+    bare = f"{shape.path_of(layer)}.{site.name}"
     name = _full(shape, bare)
     weight = ("weight", (site.d_out, site.d_in))
     sizes = (weight, ("bias", (site.d_out,))) if site.bias else (weight,)
@@ -145,7 +147,8 @@ def _from_part(shape: ModelShape, part: Part) -> Module:
 
 
 def _full(shape: ModelShape, bare: str) -> str:
-    return f"{PREFIXES.get(shape.family, 'model')}.{bare}"
+    prefix = PREFIXES.get(shape.family, "model")
+    return f"{prefix}.{bare}" if prefix else bare
 
 
 def _matches(config: Config, name: str) -> bool:

@@ -93,10 +93,9 @@ def extremes(structure: Structure) -> list[Configuration]:
 
 def _values(structure: Structure, *, alone: str | None) -> dict[str, Scalar]:
     values: dict[str, Scalar] = {}
-    mask = structure.mask
-    for index, cell in enumerate(structure.mask_cells):
-        top = len(structure.layers) if mask is None or mask.max is None else mask.max
-        values[cell.name] = index < (top if alone is None or mask is None else mask.min)
+    if structure.mask is not None:
+        chosen = structure.mask.spell(structure.mask.extreme(most=alone is None))
+        values.update({name: level for name, level in chosen.items() if not isinstance(level, tuple)})
     given: set[str] = set()
     for row in structure.dimensions:
         if row.is_size:

@@ -14,6 +14,7 @@ from autopeft.spaces.conditions_check import method_of
 from autopeft.spaces.configuration import Scalar
 from autopeft.spaces.dimension import Level
 from autopeft.spaces.structure import BoundMethod, Structure
+from autopeft.spaces.training import ACTIVE_WITH, is_active
 
 Indices = Sequence[int]
 Known = dict[str, Scalar | None]
@@ -37,20 +38,37 @@ class Scenario:
     plans: tuple[Plan, ...]
     """Of the enabled methods, in decision order."""
     training: Mapping[str, Indices]
-    """Level indices that compared training dimensions may take."""
+    """Level indices that training dimensions may take, where they are compared or others depend on them."""
+    inactive: frozenset[str]
+    """Training dimensions that mean nothing here."""
 
 
 def scenarios(structure: Structure) -> Iterator[Scenario]:
     """All scenarios; each network of the space belongs to exactly one."""
     asked = [atom for method in structure.methods if method.when for atom in atoms(method.when)]
-    compared = [(name, cell) for name, cell in structure.training if any(atom.name == name for atom in asked)]
-    classes = [list(_classes(cell.levels or (), name, asked, is_size=False)) for name, cell in compared]
-    for chosen in product(*classes):
-        names = [name for name, _ in compared]
-        known: Known = {name: value for name, (value, _) in zip(names, chosen, strict=True)}
-        training = {name: indices for name, (_, indices) in zip(names, chosen, strict=True)}
-        for plans in _extend(structure.methods, asked, known):
-            yield Scenario(plans=plans, training=training)
+    cells, decided = dict(structure.training), {name for name, _ in structure.training}
+    for pivots in _pivots(structure):
+        pinned: Known = {name: cells[name].levels[index] for name, index in pivots.items()}  # type: ignore[index, misc]  # discrete scalars
+        inactive = frozenset(name for name in decided if not is_active(name, decided=decided, values=pinned))
+        compared = [
+            name for name in cells if any(atom.name == name for atom in asked) and name not in inactive | pivots.keys()
+        ]
+        classes = [list(_classes(cells[name].levels or (), name, asked, is_size=False)) for name in compared]
+        for chosen in product(*classes):
+            known = pinned | {name: value for name, (value, _) in zip(compared, chosen, strict=True)}
+            training: dict[str, Indices] = {name: (index,) for name, index in pivots.items()}
+            training |= {name: indices for name, (_, indices) in zip(compared, chosen, strict=True)}
+            for plans in _extend(structure.methods, asked, known):
+                yield Scenario(plans=plans, training=training, inactive=inactive)
+
+
+def _pivots(structure: Structure) -> Iterator[dict[str, int]]:
+    """Every assignment of level indices to the training dimensions that others depend on."""
+    decided = {name for name, _ in structure.training}
+    names = {other for name, (other, _) in ACTIVE_WITH.items() if name in decided and other in decided}
+    rows = [(name, cell.levels) for name, cell in structure.training if name in names]
+    for indices in product(*(range(len(levels or ())) for _, levels in rows)):
+        yield {name: index for (name, _), index in zip(rows, indices, strict=True)}
 
 
 def _extend(methods: Sequence[BoundMethod], asked: Sequence[Atom], known: Known) -> Iterator[tuple[Plan, ...]]:

@@ -1,12 +1,14 @@
 """Between a network and the values of the dimensions it depends on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from autopeft.errors import ConfigurationError
+from autopeft.spaces.bound import Read
 from autopeft.spaces.configuration import Configuration, MethodSetting, Scalar
 from autopeft.spaces.dimension import Cell, Level
 from autopeft.spaces.structure import BoundMethod, Structure
 from autopeft.spaces.suggest import nearest
+from autopeft.spaces.training import ACTIVE_WITH, is_active
 
 
 def assemble(structure: Structure, values: Mapping[str, object]) -> Configuration:
@@ -24,13 +26,13 @@ def assemble(structure: Structure, values: Mapping[str, object]) -> Configuratio
 
 def build_from(structure: Structure, values: Mapping[str, object]) -> Configuration:
     """`assemble` for values whose names are known to be right."""
-    cells = structure.mask_cells
-    on = (
-        [position for position, cell in enumerate(cells) if cell.read(values)]
-        if cells
-        else range(len(structure.layers))
-    )
-    return structure.build(on, lambda cell: cell.read(values))
+    return build_with(structure, lambda cell: cell.read(values))
+
+
+def build_with(structure: Structure, read: Read) -> Configuration:
+    """The network whose cells hold what `read` says; see `Structure.build`."""
+    on = range(len(structure.layers)) if structure.mask is None else structure.mask.on(read)
+    return structure.build(on, read)
 
 
 def spell(structure: Structure, configuration: Configuration) -> dict[str, Scalar]:
@@ -57,8 +59,8 @@ def cell_levels(structure: Structure, configuration: Configuration) -> dict[str,
     levels: dict[str, Level] = {}
     if structure.mask is not None:
         on = sorted({position for row in positions.values() for position in row})
-        unmasked = set(on)
-        levels = {cell.name: index in unmasked for index, cell in enumerate(structure.mask_cells)}
+        structure.check_adapted(set(on))
+        levels = structure.mask.spell(on)
     if structure.training or configuration.training:
         levels |= _training(structure, configuration)
     settings: dict[str, MethodSetting | None] = {}
@@ -114,11 +116,19 @@ def _method_levels(
 
 def _training(structure: Structure, configuration: Configuration) -> dict[str, Level]:
     given = dict(configuration.training)
-    expected = dict(structure.training)
-    for name in given.keys() ^ expected.keys():
-        side = "not given, though this space decides it" if name in expected else "not decided by this space"
+    cells = dict(structure.training)
+    expected = {name for name in cells if is_active(name, decided=cells, values=given)}
+    for name in sorted(given.keys() ^ expected):
+        side = "not given, though this space decides it" if name in expected else _why_not(name, cells)
         raise ConfigurationError(f"{name}: {side}", hint="add it" if name in expected else "leave it out")
-    return {cell.name: _training_level(cell, given[name]) for name, cell in structure.training}
+    return {cells[name].name: _training_level(cells[name], given[name]) for name in cells if name in expected}
+
+
+def _why_not(name: str, decided: Container[str]) -> str:
+    if name not in decided:
+        return "not decided by this space"
+    other, values = ACTIVE_WITH[name]
+    return f"means something only with {other} {' or '.join(map(str, values))}"
 
 
 def _training_level(cell: Cell, value: Scalar) -> Level:

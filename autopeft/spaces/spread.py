@@ -150,7 +150,9 @@ SPREADS: dict[str, Callable[[Domain], Spread]] = {"shared": shared, "per_layer":
 
 
 def _inner(domain: object, word: str) -> Domain:
-    if isinstance(domain, (Shared, PerLayer, PerGroup, Ramp, Groups, Fixed)) or not hasattr(domain, "__dataclass_fields__"):
+    if isinstance(domain, (Shared, PerLayer, PerGroup, Ramp, Groups, Fixed)) or not hasattr(
+        domain, "__dataclass_fields__"
+    ):
         raise SpaceError(
             f"{word}(...): takes a domain, not {domain}", hint=f"write {word}(choice(0, 8)) or the value alone"
         )

@@ -1,6 +1,6 @@
 """A definition on one model: layers, mask, methods and training cells; from cell levels to a network and back."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import final
 
@@ -10,13 +10,14 @@ from autopeft.spaces.condition import Condition
 from autopeft.spaces.conditions_check import decision_order
 from autopeft.spaces.configuration import Configuration, FieldValue, MethodSetting, Scalar
 from autopeft.spaces.definition import MethodBlock, SpaceDefinition
-from autopeft.spaces.dimension import Cell, Dimension, Level, scalar_cell
-from autopeft.spaces.domain import Fixed, Flag, Subset
+from autopeft.spaces.dimension import Cell, Dimension, Level
+from autopeft.spaces.domain import Fixed
+from autopeft.spaces.masks import AbstractMask, bind_mask, given_layers
 from autopeft.spaces.methods import METHODS
 from autopeft.spaces.methods.method import AbstractMethod
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.spread import Shared
-from autopeft.spaces.training import TRAINING_FIELDS
+from autopeft.spaces.training import ACTIVE_WITH, TRAINING_FIELDS, is_active
 
 Lookup = Callable[[str], Scalar | None]
 
@@ -59,18 +60,19 @@ class Structure:
 
     layers: tuple[int, ...]
     """Those that may be adapted, ascending; a *position* is an index into it."""
-    mask: Subset | None
-    mask_cells: tuple[Cell, ...]
-    """One flag a position, none without a mask."""
+    mask: AbstractMask | None
+    """Over all positions; None where `layers` are given."""
     methods: tuple[BoundMethod, ...]
     """In an order in which conditions speak of earlier ones only."""
     training: tuple[tuple[str, Cell], ...]
-    """By name."""
+    """By name; those that depend on another one's value are last."""
     cells: tuple[Cell, ...]
     """Of the mask, the methods as written, the training settings."""
 
     dimensions: tuple[Dimension, ...]
     """Of the cells, in their order."""
+    written: str
+    """The definition's `layers`."""
 
     def build(self, on: Sequence[int], read: Read) -> Configuration:
         """The network whose cells hold what `read` says, with the positions `on` unmasked.
@@ -78,7 +80,7 @@ class Structure:
         Raises:
             ConfigurationError: Nothing is adapted, or too few or too many layers are.
         """
-        training = {name: read(cell) for name, cell in self.training}
+        training = self.training_levels(read)
         settings: dict[str, MethodSetting | None] = {}
         lookup = self.lookup(settings, training, lambda method: read(method.size.cells[0]))
         for method in self.methods:
@@ -87,6 +89,15 @@ class Structure:
         present = sorted((setting for setting in settings.values() if setting), key=lambda setting: setting.method)
         self._check_layers(present)
         return Configuration(methods=tuple(present), training=tuple(sorted(training.items())))  # type: ignore[arg-type]  # scalars
+
+    def training_levels(self, read: Read) -> dict[str, Level]:
+        """Levels of the training settings that are active, by name."""
+        decided = {name for name, _ in self.training}
+        levels: dict[str, Level] = {}
+        for name, cell in self.training:
+            if is_active(name, decided=decided, values=levels):
+                levels[name] = read(cell)
+        return levels
 
     def lookup(
         self,
@@ -98,8 +109,10 @@ class Structure:
 
         def value(name: str) -> Scalar | None:
             method, _, field = name.partition(".")
+            if name in TRAINING_FIELDS:
+                return training.get(name)  # type: ignore[return-value]  # a scalar
             if not field:
-                return training[name] if name in training else settings.get(name) is not None  # type: ignore[return-value]  # a scalar
+                return settings.get(name) is not None
             if method not in settings:
                 return None
             setting, bound = settings[method], self.method(method)
@@ -117,32 +130,35 @@ class Structure:
             raise ConfigurationError(
                 "nothing is adapted: every method is absent on every layer", hint="give a method a size on a layer"
             )
-        if self.mask is None or (self.mask.min == 1 and self.mask.max is None):
+        self.check_adapted({layer for setting in present for layer in setting.layers})
+
+    def check_adapted(self, layers: Set[int]) -> None:
+        """Raise ConfigurationError when `layers`, those that some method adapts, are no set of the mask."""
+        if self.mask is None or self.mask.admits(sorted(layers), len(self.layers)):
             return
-        adapted = len({layer for setting in present for layer in setting.layers})
-        if not self.mask.admits(adapted):
-            raise ConfigurationError(f"layers: {adapted} are adapted, outside {self.mask}", hint="adapt more or fewer")
+        shown = ", ".join(map(str, sorted(layers))) or "none"
+        raise ConfigurationError(
+            f"layers: {len(layers)} are adapted, outside {self.written}", hint=f"adapt others than {shown}"
+        )
 
 
 def bind_structure(definition: SpaceDefinition, shape: ModelShape) -> Structure:
     """`definition` on `shape`; see `SearchSpace.bind` for what it raises."""
     layers = _layers(definition, shape)
-    mask = definition.layers if isinstance(definition.layers, Subset) else None
-    flags = tuple(Dimension(name=f"layers[{layer}]", domain=Flag(), default=True) for layer in layers) if mask else ()
+    mask = bind_mask(definition.layers, shape.n_layers)
     written = [_bind_method(block, layers=layers, shape=shape) for block in definition.methods]
     order = decision_order({block.name: block.when for block in definition.methods})
     training = [(name, bind_training(TRAINING_FIELDS[name], spread.domain)) for name, spread in definition.training]
     cells = [cell for method in written for field in (method.size, *method.others) for cell in field.cells]
-    masks = tuple(scalar_cell(flag) for flag in flags)
-    every = (*masks, *cells, *(cell for _, cell in training))
+    every = (*(mask.cells if mask else ()), *cells, *(cell for _, cell in training))
     return Structure(
         layers=layers,
         mask=mask,
-        mask_cells=masks,
         methods=tuple(sorted(written, key=lambda method: order.index(method.name))),
-        training=tuple(sorted(training, key=lambda row: row[0])),
+        training=tuple(sorted(training, key=lambda row: (row[0] in ACTIVE_WITH, row[0]))),
         cells=every,
         dimensions=tuple(dimension for cell in every for dimension in cell.dimensions),
+        written=str(definition.layers),
     )
 
 
@@ -150,22 +166,7 @@ def _layers(definition: SpaceDefinition, shape: ModelShape) -> tuple[int, ...]:
     every = tuple(range(shape.n_layers))
     if not every:
         raise SpaceError(f"space.layers: this {shape.family} model has no layers", hint="choose another model")
-    if isinstance(definition.layers, Subset):
-        most = definition.layers.max or definition.layers.min
-        if max(most, definition.layers.min) > len(every):
-            raise SpaceError(
-                f"space.layers: {definition.layers} on a model of {len(every)} layers",
-                hint=f"min and max are at most {len(every)}",
-            )
-        return every
-    if definition.layers is None:
-        return every
-    if definition.layers[-1] >= len(every):
-        raise SpaceError(
-            f"space.layers: layer {definition.layers[-1]} of a model with layers 0 to {len(every) - 1}",
-            hint="leave it out; layers count from 0",
-        )
-    return definition.layers
+    return given_layers(definition.layers, len(every)) or every
 
 
 def _bind_method(block: MethodBlock, *, layers: Sequence[int], shape: ModelShape) -> BoundMethod:

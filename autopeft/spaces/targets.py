@@ -1,13 +1,15 @@
 """Which linear sites of a layer a target word names.
 
 A word is, in this order: a site's full name, a group (`attention`, `mlp`, `all-linear`, ...), a dotted ending
-of site names (`query`, `q_proj`), or a role (`query`, `mlp_up`), which works on every architecture.
+of site names (`query`, `q_proj`), or a role (`query`, `mlp_up`), which works on every architecture. A word `re:...` is a regular
+expression over full names instead (see `pattern`).
 """
 
 from collections.abc import Sequence
 
 from autopeft.errors import SpaceError
 from autopeft.spaces.model_shape import ModelShape, Role, Site
+from autopeft.spaces.pattern import pattern
 from autopeft.spaces.suggest import nearest
 
 GROUPS: dict[str, frozenset[Role]] = {
@@ -17,13 +19,25 @@ GROUPS: dict[str, frozenset[Role]] = {
     "all-linear": frozenset(Role),
     "query-key-value": frozenset({Role.QUERY, Role.KEY, Role.VALUE, Role.QUERY_KEY_VALUE}),
     "query-value": frozenset({Role.QUERY, Role.VALUE, Role.QUERY_KEY_VALUE}),
+    "key-value-down": frozenset({Role.KEY, Role.VALUE, Role.QUERY_KEY_VALUE, Role.MLP_DOWN}),
 }
 """Words for several roles at once. The two with `query` are the fused projection where there is one; `gate-up` is
 the feed-forward block's input side."""
 
 
+REGEX = "re:"
+"""What a word begins with that is a regular expression."""
+
+
 def sites_of(word: str, sites: Sequence[Site]) -> tuple[str, ...]:
-    """Names of the sites that `word` means among `sites`, in their order; empty when there is none."""
+    """Names of the sites that `word` means among `sites`, in their order; empty when there is none.
+
+    Raises:
+        SpaceError: A regular expression that cannot be read.
+    """
+    if word.startswith(REGEX):
+        wanted = pattern(word.removeprefix(REGEX))
+        return tuple(site.name for site in sites if wanted.matches(site.name))
     exact = tuple(site.name for site in sites if site.name == word)
     if exact:
         return exact
@@ -37,7 +51,8 @@ def resolve(words: Sequence[str], shape: ModelShape, layer: int) -> tuple[str, .
     """Names of all sites that `words` mean in `layer`, in module order.
 
     Raises:
-        SpaceError: A word that means none there; the message lists the sites of the layer.
+        SpaceError: A word that means none there; the message lists the sites of the layer. Also what `sites_of`
+            raises.
     """
     sites = shape.layers[layer]
     named: set[str] = set()

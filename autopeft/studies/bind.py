@@ -31,10 +31,19 @@ class PredictedMemory:
     batch_size: int
     length: int
     n_labels: int | None
+    optimizer: str = "adamw"
+    sequences: int = 1
+    """Sequences that one row of the data becomes (the choices of a question)."""
 
     def __call__(self, configuration: Configuration) -> float:
         parts = predict_memory(
-            self.shape, configuration, batch_size=self.batch_size, length=self.length, n_labels=self.n_labels
+            self.shape,
+            configuration,
+            batch_size=self.batch_size,
+            length=self.length,
+            n_labels=self.n_labels,
+            optimizer=self.optimizer,
+            sequences=self.sequences,
         )
         return float(parts.total)
 
@@ -45,20 +54,26 @@ def bind_study(spec: StudySpec) -> BoundStudy:
     Raises:
         InputError: Data, labels, model, targets, sizes or constraints are not usable; the message names the place.
     """
+    from autopeft.trainers.kinds import check_kind
     from autopeft.trainers.model import read_shape
 
     _check_resources(spec)
     data = check_task(spec.task, seed=spec.training.seed)
     shape = read_shape(spec.model)
-    return BoundStudy(spec=spec, space=_bind_space(spec, shape, n_labels=_n_labels(spec, data)), data=data)
+    check_kind(spec.task.kind, shape, place=f"model {spec.model.name!r}")
+    sequences = len(data.classes) if spec.task.kind == "multiple-choice" else 1
+    space = _bind_space(spec, shape, n_labels=_n_labels(spec, data), sequences=sequences)
+    return BoundStudy(spec=spec, space=space, data=data)
 
 
-def _bind_space(spec: StudySpec, shape: ModelShape, *, n_labels: int | None) -> SearchSpace:
+def _bind_space(spec: StudySpec, shape: ModelShape, *, n_labels: int | None, sequences: int) -> SearchSpace:
     memory = PredictedMemory(
         shape=_as_trained(spec, shape),
         batch_size=spec.training.batch_size,
         length=spec.training.max_length,
         n_labels=n_labels,
+        optimizer=spec.training.optimizer,
+        sequences=sequences,
     )
     return SearchSpace.bind(spec.space, shape, constraints=spec.constraints, quantities={"memory": memory})
 
@@ -75,9 +90,10 @@ def _as_trained(spec: StudySpec, shape: ModelShape) -> ModelShape:
 
 
 def _n_labels(spec: StudySpec, data: TaskSummary) -> int | None:
-    if spec.task.kind != "text-classification":
-        return None
-    return 1 if spec.task.metric in REGRESSION_METRICS else len(data.classes)
+    """Outputs of the new head; None where the model's own vocabulary is predicted."""
+    if not data.classes:
+        return 1 if spec.task.metric in REGRESSION_METRICS else None
+    return 1 if spec.task.kind == "multiple-choice" else len(data.classes)
 
 
 def _check_resources(spec: StudySpec) -> None:

@@ -67,8 +67,10 @@ def _numbers(facts: Mapping[str, object], spec: StudySpec, point: FrontPoint) ->
 def _loading(facts: Mapping[str, object], spec: StudySpec) -> str:
     if facts["format"] != "peft":
         return _LOAD_OWN.format(folder="this-folder")
+    from autopeft.trainers.kinds import AUTO_CLASSES
+
     n_labels = _mapping(facts["task"]).get("n_labels")
-    auto = "AutoModelForSequenceClassification" if n_labels else "AutoModelForCausalLM"
+    auto = AUTO_CLASSES[spec.task.kind].__name__
     labels = f", num_labels={n_labels}" if n_labels else ""
     return _LOAD_PEFT.format(auto=auto, model=spec.model.name, labels=labels, folder="this-folder")
 

@@ -10,7 +10,7 @@ from autopeft.spaces.methods import METHODS
 from autopeft.spaces.model_shape import ModelShape, Role
 
 _METHOD_WORDS = {"serial_adapter": "serial", "parallel_adapter": "parallel", "prefix_tuning": "prefix"}
-_SIZE_FIELDS = {"rank": "r", "bottleneck": "", "length": "", "channels": ""}
+_SIZE_FIELDS = {"experts": "e", "rank": "r", "bottleneck": "", "length": "", "channels": ""}
 _PRESENCE = "enabled"
 """Size of methods that have none: 1 wherever they are."""
 _TRAINING_WORDS = {
@@ -69,20 +69,25 @@ def describe(configuration: Configuration, shape: ModelShape | None = None) -> s
 def describe_method(setting: MethodSetting, shape: ModelShape | None = None) -> str:
     """One method of a configuration, e.g. `lora r8 q,v on 0-5` or `serial 24 on 0-3, 48 on 7`."""
     columns = dict(setting.fields)
+    size = _size_field(setting)
     rest = [
         _describe_field(setting.method, name, column, shape)
         for name, column in columns.items()
-        if name not in _SIZE_FIELDS and name != _PRESENCE
+        if name not in (size, _PRESENCE)
     ]
     middle = "".join(f" {words}" for words in rest if words)
     word = method_word(setting.method)
-    size = next((name for name in columns if name in _SIZE_FIELDS), None)
     if size is None:
         return f"{word}{middle} on {layer_range(setting.layers, shape)}"
     sizes = [number_or_set(value) for value in columns[size]]
     return _describe_sizes(
         word, sizes=sizes, unit=_SIZE_FIELDS[size], layers=setting.layers, middle=middle, shape=shape
     )
+
+
+def _size_field(setting: MethodSetting) -> str | None:
+    """The field that says how large the method is, the first known one; None for a method without a size."""
+    return next((name for name in _SIZE_FIELDS if name in dict(setting.fields)), None)
 
 
 def method_word(method: str) -> str:
@@ -194,7 +199,7 @@ def human_value(objective: Objective, value: float) -> str:
 
 def layer_sizes(setting: MethodSetting, n_layers: int) -> list[Scalar]:
     """The method's size at each of `n_layers` layers, 0 where it is absent, 1 for a method without a size."""
-    size = next((name for name, _ in setting.fields if name in _SIZE_FIELDS), None)
+    size = _size_field(setting)
     column = setting.column(size) if size else (1,) * len(setting.layers)
     sizes: list[Scalar] = [0] * max(n_layers, *(layer + 1 for layer in setting.layers))
     for layer, value in zip(setting.layers, column, strict=True):

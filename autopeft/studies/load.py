@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from autopeft.errors import SpecError
@@ -44,15 +45,16 @@ def to_spec(document: Document, *, folder: Path | None) -> StudySpec:
         space = SpaceDefinition.from_mapping(file.space)
     except SpecError as error:
         raise _placed(error, document, "space") from error
+    objectives = _objectives(file, document)
     return StudySpec(
         study=file.study,
         model=_model(file, folder),
         task=_task(file, document, folder),
         space=space,
         constraints=tuple(file.constraints),
-        objectives=_objectives(file, document),
+        objectives=objectives,
         search=SearchSettings(**file.search.model_dump()),
-        training=TrainingSettings(**file.training.model_dump()),
+        training=_training(file, objectives),
         resources=_resources(file),
         mlflow=file.tracking.mlflow if file.tracking else None,
     )
@@ -76,7 +78,7 @@ def _task(file: StudyFile, document: Document, folder: Path | None) -> TaskSpec:
     if data["hub"] is None:
         data |= {split: resolve_path(data[split], folder=folder) for split in SPLITS if data[split] is not None}
     text = (section.text,) if isinstance(section.text, str) else tuple(section.text)
-    if not 1 <= len(text) <= 2:
+    if not 1 <= len(text) <= 2 and section.kind != "multiple-choice":
         raise SpecError(f"{document.place(('task', 'text'))}: got {len(text)} columns; one or two are needed")
     return TaskSpec(
         kind=section.kind,
@@ -95,6 +97,13 @@ def _objectives(file: StudyFile, document: Document) -> tuple[Objective, ...]:
         return resolve_objectives(tuple(file.objectives), metric=file.task.metric)
     except SpecError as error:
         raise _placed(error, document, "objectives") from error
+
+
+def _training(file: StudyFile, objectives: Sequence[Objective]) -> TrainingSettings:
+    """The settings written, and what the objectives need to be measured."""
+    settings = TrainingSettings(**file.training.model_dump())
+    asked = any(objective.name == "activation_density" for objective in objectives)
+    return replace(settings, measure_density=settings.measure_density or asked)
 
 
 def _resources(file: StudyFile) -> Resources:

@@ -56,7 +56,7 @@ class DataSection(_Section):
 
 
 class TaskSection(_Section):
-    kind: Literal["text-classification", "causal-lm"]
+    kind: Literal["text-classification", "token-classification", "multiple-choice", "causal-lm", "seq2seq"]
     data: DataSection
     text: str | list[str]
     label: str | None = None
@@ -81,6 +81,20 @@ class TrainingSection(_Section):
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     clip_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    optimizer: Literal["adamw", "lora_fa", "galore"] = "adamw"
+    lora_plus_ratio: Annotated[float, Field(gt=0.0)] = 1.0
+    weight_decay_b: Annotated[float, Field(ge=0.0)] | None = None
+    ba_consistency: Annotated[float, Field(ge=0.0)] = 0.0
+    ba_diversity: Annotated[float, Field(ge=0.0)] = 0.0
+    ba_spectrum: Annotated[float, Field(ge=0.0)] = 0.0
+    density: Annotated[float, Field(ge=0.0)] = 0.0
+    density_epsilon: Annotated[float, Field(gt=0.0)] = 1e-7
+    measure_density: bool = False
+    galore_rank: PositiveInt = 8
+    layer_sampling: Literal["none", "importance", "random"] = "none"
+    layers_kept: Annotated[float, Field(gt=0.0, le=1.0)] = 0.25
+    sampling_interval: PositiveInt = 10
+    suppression: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 

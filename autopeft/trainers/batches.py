@@ -19,7 +19,11 @@ window of 4, 5 / 8 % with 16, 3 / 5 % with 32, 2 / 3 % with 64; a larger window 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Rows padded on the right; every array is `int64`."""
+    """Rows padded on the right; every array is `int64`.
+
+    Where each row is several alternatives, B counts them all, those of one row one after the other. Where a row is a
+    source and a target, the arrays hold the sources.
+    """
 
     ids_BT: IntArray
     mask_BT: IntArray
@@ -27,7 +31,8 @@ class Batch:
     types_BT: IntArray | None
     """Segment of each token, for models that have segments."""
     targets: np.ndarray[tuple[int, ...], np.dtype[np.int64]] | np.ndarray[tuple[int, ...], np.dtype[np.float32]]
-    """`[B]` labels (int64 classes or float32 numbers), or `[B, T]` next-token targets with -100 where there is none."""
+    """`[rows]` labels (int64 classes or float32 numbers), or `[B, T]` targets at tokens (the next token, the word's
+    tag) or `[B, target tokens]`, with -100 where there is none."""
     tokens: int
     """Tokens that are no padding."""
 
@@ -74,6 +79,8 @@ def padding_share(lengths: IntArray, batches: Sequence[IntArray]) -> float:
 
 def collate(split: TokenizedSplit, rows: IntArray, *, pad_id: int) -> Batch:
     """The rows at `rows`, padded on the right to the longest of them."""
+    if split.parts is not None:
+        return _collate_parts(split, rows, split.parts[rows], pad_id=pad_id)
     lengths_B = split.lengths[rows]
     columns_T = np.arange(int(lengths_B.max()))
     real_BT = columns_T < lengths_B[:, None]
@@ -84,7 +91,11 @@ def collate(split: TokenizedSplit, rows: IntArray, *, pad_id: int) -> Batch:
     if split.types is not None:
         types_BT = np.zeros(real_BT.shape, dtype=np.int64)
         types_BT[real_BT] = split.types[cells]
-    targets = split.labels[rows] if split.labels is not None else _next_tokens(ids_BT, real_BT, split.starts[rows])
+    if split.tags is not None:
+        targets = np.full(real_BT.shape, -100, dtype=np.int64)
+        targets[real_BT] = split.tags[cells]
+    else:
+        targets = split.labels[rows] if split.labels is not None else _next_tokens(ids_BT, real_BT, split.starts[rows])
     return Batch(
         ids_BT=ids_BT,
         mask_BT=real_BT.astype(np.int64),
@@ -92,6 +103,33 @@ def collate(split: TokenizedSplit, rows: IntArray, *, pad_id: int) -> Batch:
         targets=targets,
         tokens=int(lengths_B.sum()),
     )
+
+
+def _collate_parts(split: TokenizedSplit, rows: IntArray, parts_RP: IntArray, *, pad_id: int) -> Batch:
+    """`collate` of rows of several sequences: alternatives become rows of their own, a target becomes the targets."""
+    cells = split.cells(rows)
+    owners = np.repeat(np.arange(parts_RP.size), parts_RP.reshape(-1))
+    target = np.zeros(len(cells), dtype=np.bool_) if split.labels is not None else owners % 2 == 1
+    lengths_B = parts_RP.reshape(-1) if split.labels is not None else parts_RP[:, 0]
+    types_BT = None if split.types is None else _padded(split.types[cells[~target]], lengths_B, fill=0)
+    targets = (
+        split.labels[rows] if split.labels is not None else _padded(split.ids[cells[target]], parts_RP[:, 1], fill=-100)
+    )
+    return Batch(
+        ids_BT=_padded(split.ids[cells[~target]], lengths_B, fill=pad_id),
+        mask_BT=(np.arange(int(lengths_B.max())) < lengths_B[:, None]).astype(np.int64),
+        types_BT=types_BT,
+        targets=targets,
+        tokens=int(parts_RP.sum()),
+    )
+
+
+def _padded(flat: np.ndarray, lengths_B: IntArray, *, fill: int) -> IntArray:
+    """Rows of `lengths_B` numbers each, taken from `flat` in turn, padded on the right with `fill`."""
+    real_BT = np.arange(int(lengths_B.max())) < lengths_B[:, None]
+    out_BT = np.full(real_BT.shape, fill, dtype=np.int64)
+    out_BT[real_BT] = flat
+    return out_BT
 
 
 def _next_tokens(

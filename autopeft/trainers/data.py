@@ -1,71 +1,19 @@
 """Rows of a task in three splits: train, validation (the search sees it) and test (held out, the search never does)."""
 
 import hashlib
-import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from autopeft.errors import DataError
 from autopeft.trainers.job import DataSpec, TaskSpec
+from autopeft.trainers.labels import check_labels, find_classes, read_labels, read_texts
+from autopeft.trainers.rows import LabelKind, Split, Splits
 from autopeft.trainers.tables import Table, read_sources
 
 SPLITS = ("train", "validation", "test")
-
-
-class LabelKind(StrEnum):
-    """What a label is."""
-
-    CLASS = "class"
-    NUMBER = "number"
-    NONE = "none"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """The rows of one split; `rows`, `texts` and `labels` are aligned."""
-
-    name: str
-    place: str
-    """The file or hub split the rows were read from."""
-    rows: tuple[int, ...]
-    """Row numbers in that source, from 1."""
-    texts: tuple[tuple[str, ...], ...]
-    """One string a text column."""
-    labels: tuple[str, ...]
-    """Labels as written, whole numbers without a fraction (`1.0` is `1`); empty when the task has none."""
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def take(self, indices: Iterable[int]) -> "Split":
-        """The rows at `indices`, in that order."""
-        chosen = tuple(indices)
-        labels = tuple(self.labels[index] for index in chosen) if self.labels else ()
-        return replace(
-            self,
-            rows=tuple(self.rows[index] for index in chosen),
-            texts=tuple(self.texts[index] for index in chosen),
-            labels=labels,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Splits:
-    """A task's data, checked: no split is empty, every label of validation and test is in train."""
-
-    train: Split
-    validation: Split
-    test: Split
-    classes: tuple[str, ...]
-    """Labels of train, numbers by value, else by name (a hub data set's own order where it has one); empty when
-    labels are no classes."""
-
-    def split(self, name: str) -> Split:
-        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
 
 def load_splits(task: TaskSpec, kind: LabelKind, *, seed: int) -> Splits:
@@ -93,10 +41,12 @@ def load_splits(task: TaskSpec, kind: LabelKind, *, seed: int) -> Splits:
     if kind is not LabelKind.NONE and _labels_hidden(tables.get("test"), task):
         del tables["test"]
     given = {name: _read_split(name, table, task, kind) for name, table in tables.items()}
-    classes = _classes(given["train"], tables["train"], task) if kind is LabelKind.CLASS else ()
+    named = kind in (LabelKind.CLASS, LabelKind.TAGS, LabelKind.CHOICE)
+    classes = find_classes(given["train"], tables["train"], task, kind) if named else ()
+    stratify = kind in (LabelKind.CLASS, LabelKind.CHOICE)
     for split in given.values():
-        _check_labels(split, classes, kind)
-    splits = _complete(given, task.data, stratify=kind is LabelKind.CLASS, seed=seed)
+        check_labels(split, classes, kind)
+    splits = _complete(given, task.data, stratify=stratify, seed=seed)
     for name in SPLITS:
         if not len(splits[name]):
             raise DataError(
@@ -106,7 +56,7 @@ def load_splits(task: TaskSpec, kind: LabelKind, *, seed: int) -> Splits:
     limits = {"train": task.data.max_train_rows, "validation": task.data.max_validation_rows}
     for name, limit in limits.items():
         if limit is not None:
-            splits[name] = _sample(splits[name], limit, stratify=kind is LabelKind.CLASS, seed=seed)
+            splits[name] = _sample(splits[name], limit, stratify=stratify, seed=seed)
     return Splits(train=splits["train"], validation=splits["validation"], test=splits["test"], classes=classes)
 
 
@@ -134,8 +84,8 @@ def _labels_hidden(table: Table | None, task: TaskSpec) -> bool:
 
 
 def _read_split(name: str, table: Table, task: TaskSpec, kind: LabelKind) -> Split:
-    texts = list(zip(*(_text_column(table, column) for column in task.text), strict=True))
-    labels = _label_column(table, task) if kind is not LabelKind.NONE else []
+    texts = read_texts(table, task, kind)
+    labels = read_labels(table, task, kind, texts) if kind is not LabelKind.NONE else []
     kept = [index for index, cells in enumerate(texts) if any(cell.strip() for cell in cells)]
     if len(kept) < len(texts):
         first = min(set(range(len(texts))) - set(kept)) + 1
@@ -154,95 +104,6 @@ def _read_split(name: str, table: Table, task: TaskSpec, kind: LabelKind) -> Spl
         hint = "the file needs at least one row with text"
         raise DataError(f"{table.place}: the {name} split is empty", hint=hint)
     return split.take(kept)
-
-
-def _text_column(table: Table, column: str) -> list[str]:
-    cells: list[str] = []
-    for row, cell in enumerate(table.column(column, setting="task.text"), start=1):
-        if isinstance(cell, (list, dict)):
-            raise DataError(
-                f"{table.place} row {row}: column {column!r} holds a {type(cell).__name__}; text is needed",
-                hint="choose a column of strings for task.text",
-            )
-        cells.append("" if cell is None else str(cell))
-    return cells
-
-
-def _label_column(table: Table, task: TaskSpec) -> list[str]:
-    if task.label is None:
-        raise DataError("task.label: got nothing; this task needs a label column")
-    names = table.class_names.get(task.label, ())
-    labels: list[str] = []
-    for row, cell in enumerate(table.column(task.label, setting="task.label"), start=1):
-        label = _spell(cell, names)
-        if not label:
-            raise DataError(
-                f"{table.place} row {row}: the label ({task.label!r}) is empty",
-                hint="give every row a label, or take the row out",
-            )
-        labels.append(label)
-    return labels
-
-
-def _spell(cell: object, names: Sequence[str]) -> str:
-    """One spelling a label whatever the file's format: 1, 1.0, "1" and " 1" are `1`; None and NaN are empty."""
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return ""
-    if names and isinstance(cell, int) and 0 <= cell < len(names):
-        return names[cell]
-    text = str(cell).strip()
-    return text.removesuffix(".0") if text.removesuffix(".0").lstrip("-").isdigit() else text
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _classes(train: Split, table: Table, task: TaskSpec) -> tuple[str, ...]:
-    found = set(train.labels)
-    numbers = {label: _number(label) for label in found}
-    if any(value is not None and not value.is_integer() for value in numbers.values()):
-        fraction = next(label for label, value in numbers.items() if value is not None and not value.is_integer())
-        raise DataError(
-            f"{train.place}: label {fraction!r} is a fraction, not a class",
-            hint="use metric pearson or spearman to learn a number",
-        )
-    if len(found) == 1:
-        raise DataError(
-            f"{train.place}: every row has the label {train.labels[0]!r}; two classes are needed",
-            hint="check task.label, or that the file is not sorted and cut",
-        )
-    if len(found) == len(train) > 2:
-        raise DataError(
-            f"{train.place}: every one of the {len(train)} rows has a label of its own",
-            hint=f"is {task.label!r} the label column?",
-        )
-    named = table.class_names.get(task.label or "", ())
-    if found <= set(named):
-        return tuple(name for name in named if name in found)
-    if all(value is not None for value in numbers.values()):
-        return tuple(sorted(found, key=lambda label: (float(label), label)))
-    return tuple(sorted(found))
-
-
-def _check_labels(split: Split, classes: Sequence[str], kind: LabelKind) -> None:
-    known = set(classes)
-    for row, label in zip(split.rows, split.labels, strict=False):
-        if kind is LabelKind.CLASS and label not in known:
-            shown = ", ".join(map(repr, classes[:20])) + (", ..." if len(classes) > 20 else "")
-            raise DataError(
-                f"{split.place} row {row}: label {label!r} is not in train; train has {shown}",
-                hint="spell the label as train does, or add rows of that class to train",
-            )
-        value = _number(label)
-        if kind is LabelKind.NUMBER and (value is None or not math.isfinite(value)):
-            raise DataError(
-                f"{split.place} row {row}: label {label!r} is not a finite number",
-                hint="use metric accuracy, f1 or matthews for classes",
-            )
 
 
 def _complete(given: Mapping[str, Split], spec: DataSpec, *, stratify: bool, seed: int) -> dict[str, Split]:

@@ -47,10 +47,11 @@ class TaskSpec:
     """What is learned and how it is scored."""
 
     kind: str
-    """A key of `autopeft.trainers.task.TASKS`: `text-classification`, `causal-lm`."""
+    """A key of `autopeft.trainers.task.TASKS`: `text-classification`, `token-classification`, `multiple-choice`,
+    `causal-lm`, `seq2seq`."""
     data: DataSpec
     text: tuple[str, ...]
-    """One or two text columns."""
+    """One or two text columns; for multiple-choice a question and a column of lists, or one column a choice."""
     label: str | None
     """Label column; None for tasks without one."""
     metric: str
@@ -74,6 +75,30 @@ class TrainingSettings:
     clip_norm: float | None = 1.0
     precision: str = "auto"
     """`auto` (bf16 where the hardware is faster with it), `float32`, `bfloat16`."""
+    optimizer: str = "adamw"
+    """`adamw`, `lora_fa` (the first factors A of low-rank pairs stay at their initial values) or `galore`."""
+    lora_plus_ratio: float = 1.0
+    """Learning rate of the second factors B over `learning_rate` (LoRA+)."""
+    weight_decay_b: float | None = None
+    """Of the second factors B; None takes `weight_decay`."""
+    ba_consistency: float = 0.0
+    """Weight of `regularizers.Consistency` in the loss; 0, here and below, is off."""
+    ba_diversity: float = 0.0
+    ba_spectrum: float = 0.0
+    density: float = 0.0
+    density_epsilon: float = 1e-7
+    measure_density: bool = False
+    """Measure `activation_density` on the validation rows (`regularizers.DensityMeter`)."""
+    galore_rank: int = 8
+    """Directions that `galore` projects a matrix's gradient to; smaller matrices are left whole."""
+    layer_sampling: str = "none"
+    """Which adapted layers a step trains: `none` samples none (all train), `importance` (IST) or `random`."""
+    layers_kept: float = 0.25
+    """Share of the adapted layers that a step trains, where layers are sampled."""
+    sampling_interval: int = 10
+    """Steps between two updates of the layers' importance."""
+    suppression: float = 0.25
+    """Factor on the adapters' response in layers whose importance is probed."""
     seed: int = 0
     """Of the data split; each trial's own seed is in its job."""
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,14 +14,22 @@ from torch import nn
 from autopeft.errors import ConfigurationError, DeadlineError, DivergedError, SpecError
 from autopeft.objectives.measurement import Measurement
 from autopeft.spaces.configuration import Configuration
+from autopeft.spaces.training import LAYER_SAMPLING, OPTIMIZERS
 from autopeft.trainers.batches import batches_of, evaluation_batches, largest_batch, training_batches
+from autopeft.trainers.inject import AdapterSet
 from autopeft.trainers.job import TrainingSettings
+from autopeft.trainers.layer_sampling import LayerSampler
 from autopeft.trainers.meter import MemoryMeter
 from autopeft.trainers.model import LoadedModel, head_parameters, set_training
-from autopeft.trainers.optimizers import make_optimizer
+from autopeft.trainers.optimizers import INITIAL, make_optimizer
+from autopeft.trainers.regularizers import DensityMeter, Regularizers
+from autopeft.trainers.rows import LabelKind
+from autopeft.trainers.sites import layers_of
 from autopeft.trainers.task import Task
 from autopeft.trainers.tokens import TokenizedSplit
 
+WEIGHTS = ("ba_consistency", "ba_diversity", "ba_spectrum", "density")
+"""Settings that weigh a term of the loss."""
 SCHEDULES = ("linear", "cosine", "constant")
 
 CHECK_STEPS = 16
@@ -32,7 +41,7 @@ class Run:
     """Everything one training run needs; the adapters are attached already."""
 
     loaded: LoadedModel
-    adapters: nn.Module
+    adapters: AdapterSet
     task: Task
     metrics: tuple[str, ...]
     train: TokenizedSplit
@@ -60,7 +69,7 @@ def settings_of(settings: TrainingSettings, configuration: Configuration) -> Tra
         raise ConfigurationError(
             f"training setting {unknown[0]!r} is unknown; a configuration may set {', '.join(sorted(known))}"
         )
-    for name in ("batch_size", "evaluation_batch_size", "epochs", "max_length"):
+    for name in ("batch_size", "evaluation_batch_size", "epochs", "max_length", "galore_rank", "sampling_interval"):
         if name in entries:
             entries[name] = int(entries[name])
     merged = replace(settings, **entries)  # type: ignore[arg-type]  # names checked above, values by check_settings
@@ -79,6 +88,19 @@ def check_settings(settings: TrainingSettings) -> None:
         "weight_decay": (0.0 <= settings.weight_decay < math.inf, "0 or more"),
         "warmup_ratio": (0.0 <= settings.warmup_ratio <= 1.0, "from 0 to 1"),
         "clip_norm": (settings.clip_norm is None or settings.clip_norm > 0.0, "a number above 0, or nothing"),
+        "density_epsilon": (0.0 < settings.density_epsilon < math.inf, "a number above 0"),
+        **{name: (0.0 <= getattr(settings, name) < math.inf, "0 or more") for name in WEIGHTS},
+        "optimizer": (settings.optimizer in OPTIMIZERS, ", ".join(OPTIMIZERS)),
+        "lora_plus_ratio": (0.0 < settings.lora_plus_ratio < math.inf, "a number above 0"),
+        "weight_decay_b": (
+            settings.weight_decay_b is None or 0.0 <= settings.weight_decay_b < math.inf,
+            "0 or more, or nothing",
+        ),
+        "galore_rank": (settings.galore_rank >= 1, "1 or more"),
+        "layer_sampling": (settings.layer_sampling in LAYER_SAMPLING, ", ".join(LAYER_SAMPLING)),
+        "layers_kept": (0.0 < settings.layers_kept <= 1.0, "above 0, up to 1"),
+        "sampling_interval": (settings.sampling_interval >= 1, "1 or more"),
+        "suppression": (0.0 <= settings.suppression <= 1.0, "from 0 to 1"),
         "schedule": (settings.schedule in SCHEDULES, ", ".join(SCHEDULES)),
     }
     for name, (valid, allowed) in rules.items():
@@ -103,10 +125,12 @@ def train(run: Run) -> Iterator[Measurement]:
     """Train, yielding what was measured at the end of every epoch.
 
     Deterministic in (run, device, number of threads); the process's random state is the same before and after each
-    epoch. Memory is measured on the first epoch's largest step (see `autopeft.trainers.meter`). Without anything to
-    train (no adapter, no head) the model is only scored.
+    epoch. Memory is measured on the first epoch's largest step (see `autopeft.trainers.meter`), and on every step where
+    layers are sampled, for then it differs from step to step. Without anything to train (no adapter, no head) the
+    model is only scored.
 
     Raises:
+        ConfigurationError: Layers are to be sampled by importance, and a method does not allow it.
         DivergedError: The loss, or a validation prediction, is NaN or infinite.
         DeadlineError: `run.deadline_seconds` have passed.
     """
@@ -114,11 +138,12 @@ def train(run: Run) -> Iterator[Measurement]:
     optimizer = make_optimizer([*run.adapters.named_parameters(), *head.items()], run.settings)
     meter = MemoryMeter(device=run.loaded.model.device, modules=(run.loaded.model, run.adapters))
     meter.start()
+    sampler = _sampler(run)
     train_seconds, evaluation_seconds = 0.0, 0.0
     began = time.perf_counter()
     for epoch in range(run.epochs):
         epoch_began = time.perf_counter()
-        train_loss = _train_epoch(run, optimizer, meter, epoch=epoch, began=began)
+        train_loss = _train_epoch(run, optimizer, meter, sampler, epoch=epoch, began=began)
         peak_bytes = meter.peak_bytes(optimizer)
         train_seconds += time.perf_counter() - epoch_began
         evaluation_began = time.perf_counter()
@@ -134,16 +159,44 @@ def train(run: Run) -> Iterator[Measurement]:
             peak_bytes=peak_bytes,
             parameters=sum(parameter.numel() for parameter in run.adapters.parameters()),
             head_parameters=sum(parameter.numel() for parameter in head.values()),
+            extra={} if sampler is None else sampler.extra(),
         )
 
 
-def _train_epoch(run: Run, optimizer: torch.optim.Optimizer, meter: MemoryMeter, *, epoch: int, began: float) -> float:
+def _sampler(run: Run) -> LayerSampler | None:
+    if run.settings.layer_sampling == "none" or not any(run.adapters.adapters()):
+        return None
+    layers = layers_of(run.loaded.model.base_model, run.loaded.shape)
+    return LayerSampler(run.adapters, layers, run.settings, n_rows=len(run.train.lengths), seed=run.seed)
+
+
+def _probe_loss(run: Run, rows: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> float:
+    """The loss of training rows with nothing dropped and nothing kept for backward; training mode afterwards."""
+    _set_mode(run, training=False)
+    with torch.inference_mode():
+        batch = next(batches_of(run.train, [rows], pad_id=_pad_id(run)))
+        loss = run.task.loss(*run.task.outputs(run.loaded.model, batch, run.loaded.model.device))
+    _set_mode(run, training=True)
+    return float(loss)
+
+
+def _train_epoch(
+    run: Run,
+    optimizer: torch.optim.Optimizer,
+    meter: MemoryMeter,
+    sampler: LayerSampler | None,
+    *,
+    epoch: int,
+    began: float,
+) -> float:
     """One pass over the training rows; its mean loss. The last look at the loss waits for the device."""
     model, device, settings = run.loaded.model, run.loaded.model.device, run.settings
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    batches = training_batches(run.train.lengths, settings.batch_size, seed=run.seed, epoch=epoch)
-    largest = largest_batch(run.train.lengths, batches) if epoch == 0 else None
+    batches = training_batches(run.train.widths, settings.batch_size, seed=run.seed, epoch=epoch)
+    largest = largest_batch(run.train.widths, batches) if epoch == 0 else None
     loss_sum = torch.zeros((), dtype=torch.float32, device=device)
+    regression = run.task.label is LabelKind.NUMBER
+    regularizers = Regularizers(run.loaded, run.adapters, settings, regression=regression)
     _set_mode(run, training=True)
     with _random_state(device, seed=run.seed, epoch=epoch):
         for index, batch in enumerate(batches_of(run.train, batches, pad_id=_pad_id(run))):
@@ -154,12 +207,15 @@ def _train_epoch(run: Run, optimizer: torch.optim.Optimizer, meter: MemoryMeter,
                 schedule=settings.schedule,
             )
             for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * factor
-            with meter.step(optimizer) if index == largest else nullcontext():
-                loss = run.task.loss(*run.task.outputs(model, batch, device))
-                penalty = run.adapters.penalty()
+                group["lr"] = group[INITIAL] * factor
+            if sampler is not None:
+                sampler.begin_step(partial(_probe_loss, run))
+            with meter.step(optimizer) if index == largest or sampler is not None else nullcontext():
+                ask = partial(run.task.outputs, model, batch, device)
+                loss = run.task.loss(*regularizers.outputs(ask, batch))
+                extra = [term for term in (run.adapters.penalty(), regularizers.penalty()) if term is not None]
                 if parameters:
-                    (loss if penalty is None else loss + penalty).backward()
+                    sum(extra, start=loss).backward()
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
             optimizer.step()
@@ -168,6 +224,8 @@ def _train_epoch(run: Run, optimizer: torch.optim.Optimizer, meter: MemoryMeter,
             if index % CHECK_STEPS == 0:
                 _check_finite(loss_sum, epoch=epoch)
             _check_deadline(run, began)
+    if sampler is not None:
+        sampler.release()
     return _check_finite(loss_sum, epoch=epoch) / len(batches)
 
 
@@ -178,18 +236,21 @@ def evaluate(run: Run, split: TokenizedSplit) -> dict[str, float]:
         DivergedError: A prediction is NaN or infinite.
     """
     model, device = run.loaded.model, run.loaded.model.device
-    batches = evaluation_batches(split.lengths, run.settings.evaluation_batch_size)
+    batches = evaluation_batches(split.widths, run.settings.evaluation_batch_size)
     statistics: list[torch.Tensor] = []
     targets: list[torch.Tensor] = []
+    meter = DensityMeter(run.loaded) if run.settings.measure_density else None
     _set_mode(run, training=False)
     with torch.inference_mode():
         for batch in batches_of(split, batches, pad_id=_pad_id(run)):
-            outputs, target_N = run.task.outputs(model, batch, device)
+            with nullcontext() if meter is None else meter.watch(batch):
+                outputs, target_N = run.task.outputs(model, batch, device)
             statistics.append(run.task.statistics(outputs, target_N))
             targets.append(target_N)
         scored = torch.cat(statistics).cpu().numpy().astype(np.float64)
         expected = torch.cat(targets).cpu().numpy().astype(np.float64)
-    return run.task.score(run.metrics, scored, expected)
+    density = {} if meter is None else meter.values()
+    return run.task.score(run.metrics, scored, expected) | density
 
 
 def _set_mode(run: Run, *, training: bool) -> None:

@@ -4,7 +4,7 @@ Letters: N rows, C classes.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -33,6 +33,13 @@ def f1(predicted_N: IntArray, target_N: IntArray) -> float:
 def _f1_of(label: int, predicted_N: IntArray, target_N: IntArray) -> float:
     hits = int(np.sum((predicted_N == label) & (target_N == label)))
     total = int(np.sum(predicted_N == label) + np.sum(target_N == label))
+    return 2.0 * hits / total if total else 0.0
+
+
+def micro_f1(predicted_N: IntArray, target_N: IntArray) -> float:
+    """F1 in [0, 1] over all items together that are, or are taken for, anything but class 0."""
+    hits = int(np.sum((predicted_N == target_N) & (target_N > 0)))
+    total = int(np.sum(predicted_N > 0) + np.sum(target_N > 0))
     return 2.0 * hits / total if total else 0.0
 
 
@@ -87,6 +94,16 @@ CLASS_METRICS: dict[str, Callable[[IntArray, IntArray], float]] = {
 }
 """Metrics of class predictions."""
 
+TAG_METRICS: dict[str, Callable[[IntArray, IntArray], float]] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "micro_f1": micro_f1,
+}
+"""Metrics of word tags."""
+
+CHOICE_METRICS: dict[str, Callable[[IntArray, IntArray], float]] = {"accuracy": accuracy}
+"""Metrics of the choice among answers."""
+
 NUMBER_METRICS: dict[str, Callable[[FloatArray, FloatArray], float]] = {"pearson": pearson, "spearman": spearman}
 """Metrics of real predictions."""
 
@@ -94,8 +111,14 @@ TOKEN_METRICS = ("perplexity", "accuracy")
 """Metrics of next-token prediction."""
 
 
-def class_metrics(names: Sequence[str], logits_NC: FloatArray, target_N: IntArray) -> dict[str, float]:
-    """The metrics called `names` and `loss` (mean cross-entropy, nats).
+def class_metrics(
+    names: Sequence[str],
+    logits_NC: FloatArray,
+    target_N: IntArray,
+    *,
+    known: Mapping[str, Callable[[IntArray, IntArray], float]] = CLASS_METRICS,
+) -> dict[str, float]:
+    """The metrics called `names`, each one of `known`, and `loss` (mean cross-entropy, nats).
 
     Raises:
         DivergedError: A logit is NaN or infinite.
@@ -104,8 +127,13 @@ def class_metrics(names: Sequence[str], logits_NC: FloatArray, target_N: IntArra
     predicted_N = logits_NC.argmax(axis=1)
     shifted_NC = logits_NC - logits_NC.max(axis=1, keepdims=True)
     loss_N = np.log(np.exp(shifted_NC).sum(axis=1)) - shifted_NC[np.arange(len(target_N)), target_N]
-    values = {name: CLASS_METRICS[name](predicted_N, target_N) for name in names}
+    values = {name: known[name](predicted_N, target_N) for name in names}
     return values | {"loss": float(loss_N.mean())}
+
+
+def tag_metrics(names: Sequence[str], logits_NC: FloatArray, target_N: IntArray) -> dict[str, float]:
+    """`class_metrics` of `TAG_METRICS`."""
+    return class_metrics(names, logits_NC, target_N, known=TAG_METRICS)
 
 
 def number_metrics(names: Sequence[str], predicted_N: FloatArray, target_N: FloatArray) -> dict[str, float]:

@@ -13,8 +13,6 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -25,6 +23,7 @@ from transformers.utils import logging
 from autopeft.errors import ModelError
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.trainers.job import ModelSpec
+from autopeft.trainers.kinds import AUTO_CLASSES, KINDS, LANGUAGE, check_kind
 from autopeft.trainers.sites import measure
 
 T = TypeVar("T")
@@ -34,9 +33,6 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-CLASSIFICATION: Final = "text-classification"
-CAUSAL: Final = "causal-lm"
-KINDS: Final = (CLASSIFICATION, CAUSAL)
 
 _TOKENIZER_FILES: Final = (
     "the folder needs tokenizer.json (or the vocabulary files of its tokenizer) beside config.json"
@@ -60,7 +56,7 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     shape: ModelShape
     head_names: tuple[str, ...]
-    """Dotted names of the modules that are new and trained, in module order; empty for causal-lm. They are the
+    """Dotted names of the modules that are new and trained, in module order; empty for language models. They are the
     children of the model beside its base, and parts of the base that the checkpoint does not have (a pooler)."""
 
 
@@ -109,27 +105,23 @@ def load_model(spec: ModelSpec, *, kind: str, n_labels: int | None) -> LoadedMod
     Args:
         spec: Which model; weights come in `spec.dtype`, else in the dtype that its configuration names. A head
             is always fp32 and casts its input.
-        kind: `text-classification` or `causal-lm`.
-        n_labels: Outputs of the classification head, 1 for regression; None for causal-lm.
+        kind: A key of `autopeft.trainers.kinds.AUTO_CLASSES`.
+        n_labels: Outputs of the new head, 1 for regression and multiple choice; None for language models.
 
     Raises:
         ModelError: Besides `read_shape`'s reasons: no tokenizer, no weights, weights that do not fit the
-            configuration, an encoder for causal-lm, an unknown kind.
+            configuration, an unknown kind, or one that the model is not made for.
     """
     if kind not in KINDS:
         raise ModelError(f"unknown task kind {kind!r}", hint=f"use one of {', '.join(KINDS)}")
     shape = read_shape(spec)
-    if kind == CAUSAL and not shape.causal:
-        raise ModelError(
-            f"{_place(spec)}: a {shape.family} model is an encoder, causal-lm needs a decoder",
-            hint="use a model such as gpt2, a Llama or a Qwen, or the task kind text-classification",
-        )
+    check_kind(kind, shape, place=_place(spec))
     tokenizer = load_tokenizer(spec)
     model, missing = _load_weights(spec, kind=kind, n_labels=n_labels)
     for config in (model.config, model.config.get_text_config()):
         config.pad_token_id = tokenizer.pad_token_id
     model.requires_grad_(False).eval()
-    head_names = _head_names(model, missing, place=_place(spec)) if kind == CLASSIFICATION else ()
+    head_names = () if kind in LANGUAGE else _head_names(model, missing, place=_place(spec))
     for name in head_names:
         _make_trainable(model.get_submodule(name))
     return LoadedModel(spec=spec, kind=kind, model=model, tokenizer=tokenizer, shape=shape, head_names=head_names)
@@ -227,7 +219,7 @@ def set_training(loaded: LoadedModel, *, training: bool) -> None:
 def _load_weights(spec: ModelSpec, *, kind: str, n_labels: int | None) -> tuple[PreTrainedModel, set[str]]:
     """The model and the names of the tensors that its checkpoint does not have (or has in another size)."""
     config = read_config(spec)
-    auto = AutoModelForSequenceClassification if kind == CLASSIFICATION else AutoModelForCausalLM
+    auto = AUTO_CLASSES[kind]
     if n_labels is not None:
         config.num_labels = n_labels
     with _quiet():
@@ -246,17 +238,17 @@ def _load_weights(spec: ModelSpec, *, kind: str, n_labels: int | None) -> tuple[
         )
     prefix = f"{model.base_model_prefix}."
     mismatched = {row[0] for row in info["mismatched_keys"]}
-    wrong = sorted(key for key in mismatched if key.startswith(prefix) or kind == CAUSAL)
+    wrong = sorted(key for key in mismatched if key.startswith(prefix) or kind in LANGUAGE)
     if wrong:
         raise ModelError(
             f"{_place(spec)}: weights: {wrong[0]} has another size than config.json says",
             hint="config.json and the weights file belong to different models; take both from one place",
         )
     missing = set(info["missing_keys"])
-    if kind == CAUSAL and missing:
+    if kind in LANGUAGE and missing:
         raise ModelError(
             f"{_place(spec)}: weights: no {min(missing)} in the checkpoint",
-            hint="causal-lm needs a checkpoint saved with its language-model head",
+            hint=f"{kind} needs a checkpoint saved with its language-model head",
         )
     return model, missing | mismatched
 

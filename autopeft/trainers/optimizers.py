@@ -1,21 +1,65 @@
-"""Which optimizer moves the trained tensors, and with which decay."""
+"""Which optimizer moves the trained tensors, how fast, and with which decay."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from autopeft.spaces.training import OPTIMIZERS
+from autopeft.trainers.galore import GaLoreAdamW
 from autopeft.trainers.job import TrainingSettings
 
+INITIAL = "initial_lr"
+"""Key of each group's peak learning rate, by which a schedule moves it."""
 
-def make_optimizer(trained: Sequence[tuple[str, nn.Parameter]], settings: TrainingSettings) -> torch.optim.AdamW:
-    """AdamW over `trained` (name, parameter); biases and other vectors are not decayed."""
-    plain = [parameter for name, parameter in trained if parameter.dim() < 2 or name.endswith("bias")]
-    chosen = {id(parameter) for parameter in plain}
-    decayed = [parameter for _, parameter in trained if id(parameter) not in chosen]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+_FIRST, _SECOND = ("a", "lora_A"), ("b", "lora_B")
+
+
+def make_optimizer(trained: Sequence[tuple[str, nn.Parameter]], settings: TrainingSettings) -> torch.optim.Optimizer:
+    """The optimizer of `trained` (name, parameter), in groups of one peak learning rate (`initial_lr`) and one decay.
+
+    Biases and other vectors are not decayed. The second factor B of a low-rank pair has `lora_plus_ratio` times the
+    learning rate (Hayou et al. 2024, arXiv 2402.12354) and, where it is given, a decay of its own. With `lora_fa`
+    (Zhang et al. 2023, arXiv 2308.03303) every first factor A keeps its initial value: it is taken out of the graph
+    here, and has neither gradient nor state. `galore` is `autopeft.trainers.galore`.
+    """
+    assert settings.optimizer in OPTIMIZERS, "checked where settings are read"
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {(settings.learning_rate, settings.weight_decay): []}
+    for name, parameter in trained:
+        if settings.optimizer == "lora_fa" and is_first_factor(name):
+            parameter.requires_grad_(False)
+        else:
+            groups.setdefault(_pace(name, parameter, settings), []).append(parameter)
+    rows = [
+        {"params": members, "lr": rate, INITIAL: rate, "weight_decay": decay}
+        for (rate, decay), members in groups.items()
     ]
+    if settings.optimizer == "galore":
+        return GaLoreAdamW(rows, lr=settings.learning_rate, rank=settings.galore_rank)
     fused = all(parameter.device.type in ("cpu", "cuda") for _, parameter in trained)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
+    return torch.optim.AdamW(rows, lr=settings.learning_rate, fused=fused)
+
+
+def is_first_factor(name: str) -> bool:
+    """Whether the parameter called `name` is the A of a low-rank pair B A, which reads the input."""
+    return _is_factor(name, _FIRST)
+
+
+def is_second_factor(name: str) -> bool:
+    """Whether the parameter called `name` is the B of a low-rank pair B A, which writes the output."""
+    return _is_factor(name, _SECOND)
+
+
+def _is_factor(name: str, words: tuple[str, str]) -> bool:
+    own, peft = words
+    parts = name.removesuffix(".original").split(".")
+    return parts[-1] == own or peft in parts
+
+
+def _pace(name: str, parameter: nn.Parameter, settings: TrainingSettings) -> tuple[float, float]:
+    """(peak learning rate, weight decay) of one parameter."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if is_second_factor(name):
+        rate *= settings.lora_plus_ratio
+        decay = decay if settings.weight_decay_b is None else settings.weight_decay_b
+    return rate, 0.0 if parameter.dim() < 2 or name.endswith("bias") else decay

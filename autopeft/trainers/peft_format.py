@@ -13,12 +13,19 @@ from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import Configuration
 from autopeft.trainers.adapters.lora import LoraAdapter, LoraPair
 from autopeft.trainers.inject import AdapterSet
-from autopeft.trainers.model import CAUSAL, CLASSIFICATION, LoadedModel, head_state
+from autopeft.trainers.kinds import CAUSAL, CLASSIFICATION, SEQUENCES, TOKENS
+from autopeft.trainers.model import LoadedModel, head_state
 from autopeft.trainers.saved import AdapterInfo, describe, read_adapter, write_atomically
 
 CONFIG_FILE: Final = "adapter_config.json"
 TENSORS_FILE: Final = "adapter_model.safetensors"
-TASK_TYPES: Final[Mapping[str, str]] = {CLASSIFICATION: "SEQ_CLS", CAUSAL: "CAUSAL_LM"}
+TASK_TYPES: Final[Mapping[str, str]] = {
+    CLASSIFICATION: "SEQ_CLS",
+    TOKENS: "TOKEN_CLS",
+    CAUSAL: "CAUSAL_LM",
+    SEQUENCES: "SEQ_2_SEQ_LM",
+}
+"""By kind of task; peft has no name for the others, which it loads as plain models."""
 
 _KEY: Final = "base_model.model."
 """What peft puts before the name that a module has in the wrapped model."""
@@ -71,7 +78,7 @@ def check_pure_lora(configuration: Configuration) -> None:
 
 def _write(folder: Path, adapters: AdapterSet, *, info: AdapterInfo, head: Mapping[str, torch.Tensor]) -> Path:
     check_pure_lora(info.configuration)
-    pairs = _pairs(adapters, f"{info.base_prefix}.{info.shape.layer_path}")
+    pairs = _pairs(adapters, info)
     tensors = {f"{_KEY}{name}.lora_A.weight": pair.a for name, pair in pairs.items()}
     tensors |= {f"{_KEY}{name}.lora_B.weight": pair.b for name, pair in pairs.items()}
     tensors |= {f"{_KEY}{name}": value for name, value in head.items()}
@@ -82,13 +89,14 @@ def _write(folder: Path, adapters: AdapterSet, *, info: AdapterInfo, head: Mappi
     return folder
 
 
-def _pairs(adapters: AdapterSet, layers_path: str) -> dict[str, LoraPair]:
+def _pairs(adapters: AdapterSet, info: AdapterInfo) -> dict[str, LoraPair]:
     """The factors by the full name of their module in the model with its task head."""
     pairs: dict[str, LoraPair] = {}
     for _, layer, adapter in adapters.adapters():
         assert isinstance(adapter, LoraAdapter)
         for target in adapter.targets:
-            pairs[f"{layers_path}.{layer}.{target}"] = adapter.pair(target)
+            path = f"{info.shape.path_of(layer)}.{target}"
+            pairs[f"{info.base_prefix}.{path}" if info.base_prefix else path] = adapter.pair(target)
     return pairs
 
 
@@ -101,7 +109,7 @@ def _config(info: AdapterInfo, pairs: Mapping[str, LoraPair]) -> dict[str, objec
     alpha = Counter(alphas.values()).most_common(1)[0][0]
     return {
         "peft_type": "LORA",
-        "task_type": TASK_TYPES[info.kind],
+        "task_type": TASK_TYPES.get(info.kind),
         "base_model_name_or_path": info.spec.name,
         "revision": info.spec.revision,
         "inference_mode": True,

@@ -129,7 +129,7 @@ def describe(adapters: AdapterSet, *, loaded: LoadedModel, task: Mapping[str, ob
         configuration=adapters.configuration,
         spec=loaded.spec,
         shape=loaded.shape,
-        base_prefix=model.base_model_prefix,
+        base_prefix="" if model.base_model is model else model.base_model_prefix,
         transposed=any(isinstance(module, Conv1D) for module in layers_of(model.base_model, loaded.shape).modules()),
         kind=loaded.kind,
         n_labels=model.config.num_labels if loaded.head_names else None,

@@ -17,20 +17,20 @@ from autopeft.spaces.model_shape import ModelShape, Part, Role, Site
 
 LinearLike = nn.Linear | Conv1D
 
-_ATTENTION = r"(?:.*\.)?\w*(?:attn|attention)\w*\.(?:.*\.)?"
+_ATTENTION = r"(?:.*\.)?\w*(?:attn|[aA]ttention)\w*\.(?:.*\.)?"
 _ANY = r"(?:.*\.)?"
 
 ROLE_PATTERNS: Final[tuple[tuple[str, Role], ...]] = (
-    (r".*(?:crossattention|cross_attn|encoder_attn|cross_attention)\..*", Role.OTHER),
+    (r".*(?:crossattention|cross_attn|encoder_attn|cross_attention|EncDecAttention)\..*", Role.OTHER),
     (_ANY + r"(?:c_attn|query_key_value|qkv_proj|qkv|Wqkv)", Role.QUERY_KEY_VALUE),
     (_ANY + r"(?:query|q_proj|q_lin|query_proj|q|wq|Wq)", Role.QUERY),
     (_ANY + r"(?:key|k_proj|k_lin|key_proj|k|wk|Wk)", Role.KEY),
     (_ANY + r"(?:value|v_proj|v_lin|value_proj|v|wv|Wv)", Role.VALUE),
     (_ATTENTION + r"(?:dense|o_proj|out_proj|c_proj|out_lin|o|wo|Wo)", Role.ATTENTION_OUTPUT),
     (_ATTENTION + r".*", Role.OTHER),
-    (_ANY + r"(?:gate_proj|w1)", Role.MLP_GATE),
+    (_ANY + r"(?:gate_proj|w1|wi_0)", Role.MLP_GATE),
     (
-        _ANY + r"(?:intermediate\.dense|fc1|lin1|c_fc|up_proj|gate_up_proj|dense_h_to_4h|fc_in|Wi|wi|w3|ffn)",
+        _ANY + r"(?:intermediate\.dense|fc1|lin1|c_fc|up_proj|gate_up_proj|dense_h_to_4h|fc_in|Wi|wi|wi_1|w3|ffn)",
         Role.MLP_UP,
     ),
     (_ANY + r"(?:output\.dense|fc2|lin2|c_proj|down_proj|dense_4h_to_h|fc_out|Wo|wo|w2|ffn_output)", Role.MLP_DOWN),
@@ -81,12 +81,12 @@ def linear_sites(layer: nn.Module) -> tuple[Site, ...]:
     return tuple(rows)
 
 
-def other_parts(base: nn.Module, layer_path: str) -> tuple[Part, ...]:
-    """Every module with parameters of its own but the linear sites inside the layer list, in module order."""
+def other_parts(base: nn.Module, layer_paths: tuple[str, ...]) -> tuple[Part, ...]:
+    """Every module with parameters of its own but the linear sites inside the layer lists, in module order."""
     rows: list[Part] = []
     for name, module in base.named_modules():
         sizes = tuple((key, tuple(value.shape)) for key, value in module.named_parameters(recurse=False))
-        if sizes and not (isinstance(module, LinearLike) and name.startswith(f"{layer_path}.")):
+        if sizes and not (isinstance(module, LinearLike) and name.startswith(layer_paths)):
             rows.append(Part(name=name, kind=type(module).__name__, sizes=sizes))
     return tuple(rows)
 
@@ -95,18 +95,21 @@ def measure(base: PreTrainedModel, config: PretrainedConfig) -> ModelShape:
     """The shape of a bare base model; its tensors may live on the meta device.
 
     Raises:
-        ModelError: It has no layer list, or a decoder beside an encoder.
+        ModelError: It has no layer list, or an encoder or decoder without one.
     """
-    if getattr(config, "is_encoder_decoder", False):
-        raise ModelError(
-            f"{type(base).__name__}: models with an encoder and a decoder are not supported",
-            hint="use an encoder (BERT, RoBERTa, DeBERTa, ...) or a decoder (GPT-2, Llama, Qwen, ...)",
-        )
     text = config.get_text_config()
-    path, layers = layer_list(base)
+    n_decoder = 0
+    if getattr(config, "is_encoder_decoder", False):
+        lists = [(f"{part}.{path}", layers) for part in ("encoder", "decoder") for path, layers in [_part(base, part)]]
+        path, layers = "+".join(name for name, _ in lists), [layer for _, part in lists for layer in part]
+        n_decoder = len(lists[1][1])
+    else:
+        path, layers = layer_list(base)
+    paths = tuple(f"{name}." for name in path.split("+"))
     sites = tuple(linear_sites(layer) for layer in layers)
     n_heads, n_kv_heads, head_dim = _heads(text, sites[0])
-    embeddings = [m for name, m in base.named_modules() if isinstance(m, nn.Embedding) and not name.startswith(path)]
+    modules = [m for name, m in base.named_modules() if isinstance(m, nn.Embedding) and not name.startswith(paths)]
+    embeddings = {id(module.weight): module.weight.numel() for module in modules}
     return ModelShape(
         family=str(config.model_type),
         layer_path=path,
@@ -117,19 +120,33 @@ def measure(base: PreTrainedModel, config: PretrainedConfig) -> ModelShape:
         head_dim=head_dim,
         vocabulary_size=int(text.vocab_size),
         base_parameters=sum(parameter.numel() for parameter in base.parameters()),
-        embedding_parameters=sum(module.weight.numel() for module in embeddings),
-        causal=_is_causal(config, layers[0]),
+        embedding_parameters=sum(embeddings.values()),
+        causal=not n_decoder and _is_causal(config, layers[0]),
         dtype=str(next(base.parameters()).dtype).removeprefix("torch."),
         attention=str(text._attn_implementation or "eager"),
-        parts=other_parts(base, path),
+        decoder_layers=n_decoder,
+        parts=other_parts(base, paths),
     )
 
 
 def layers_of(base: nn.Module, shape: ModelShape) -> nn.ModuleList:
-    """The layer list of a bare base model whose shape is `shape`."""
-    layers = base.get_submodule(shape.layer_path)
-    assert isinstance(layers, nn.ModuleList)
-    return layers
+    """The layers of a bare base model whose shape is `shape`: its own list, or a new one of encoder and decoder."""
+    if not shape.decoder_layers:
+        layers = base.get_submodule(shape.layer_path)
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+    return nn.ModuleList(base.get_submodule(shape.path_of(layer)) for layer in range(shape.n_layers))
+
+
+def _part(base: PreTrainedModel, name: str) -> tuple[str, nn.ModuleList]:
+    """`layer_list` of the encoder or the decoder of a model that has both."""
+    part = getattr(base, name, None)
+    if not isinstance(part, nn.Module):
+        raise ModelError(
+            f"{type(base).__name__} has an encoder and a decoder, but no part called {name!r}",
+            hint="use a model such as T5 or BART",
+        )
+    return layer_list(part)
 
 
 def attention_of(layer: nn.Module, sites: tuple[Site, ...]) -> nn.Module | None:
@@ -141,9 +158,12 @@ def attention_of(layer: nn.Module, sites: tuple[Site, ...]) -> nn.Module | None:
 
 
 def uses_attention_interface(attention: nn.Module) -> bool:
-    """Whether the module's forward looks its attention function up in transformers' table, so that ours is called."""
-    forward = inspect.unwrap(type(attention).forward)
-    return "ALL_ATTENTION_FUNCTIONS" in forward.__code__.co_names
+    """Whether the module's forward looks its attention function up in transformers' table, so that ours is called.
+
+    One that hands over a bias by position beside the mask (T5) does not count: the bias has no room for a prefix.
+    """
+    code = inspect.unwrap(type(attention).forward).__code__
+    return "ALL_ATTENTION_FUNCTIONS" in code.co_names and "position_bias" not in code.co_varnames
 
 
 def _heads(config: PretrainedConfig, sites: tuple[Site, ...]) -> tuple[int, int, int]:

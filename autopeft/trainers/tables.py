@@ -243,7 +243,12 @@ def _hub_table(place: str, rows: object) -> Table:
     names: list[str] = list(rows.column_names)  # type: ignore[attr-defined]  # datasets is not imported for typing
     columns = {name: list(rows[name]) for name in names}  # type: ignore[index]  # as above
     features: Mapping[str, object] = rows.features  # type: ignore[attr-defined]  # as above
-    class_names = {name: list(getattr(features[name], "names", None) or ()) for name in names}
+    class_names = {name: _class_names(features[name]) for name in names}
     return Table(
         place=place, columns=columns, class_names={name: found for name, found in class_names.items() if found}
     )
+
+
+def _class_names(feature: object) -> list[str]:
+    """Of a label column, or of a column of lists of labels."""
+    return list(getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None) or ())

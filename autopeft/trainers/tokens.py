@@ -32,6 +32,13 @@ class TokenizedSplit:
     """Segment of each token, for models that have segments."""
     labels: np.ndarray[tuple[int], np.dtype[np.int64]] | np.ndarray[tuple[int], np.dtype[np.float32]] | None = None
     """One a row: int64 classes or float32 numbers; None where the tokens themselves are the targets."""
+    words: np.ndarray[tuple[int], np.dtype[np.int32]] | None = None
+    """Which word of its row each token begins, -1 where it begins none; only for rows that are labelled by word."""
+    tags: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None
+    """The class of each token that begins a word, else -100."""
+    parts: np.ndarray[tuple[int, int], np.dtype[np.int64]] | None = None
+    """Tokens of each part, where a row is several sequences one after the other: `[N, C]` alternatives of which
+    `labels` says the right one, or, without labels, `[N, 2]` source and target."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -40,6 +47,21 @@ class TokenizedSplit:
     def lengths(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """Tokens of each row."""
         return np.diff(self.offsets)
+
+    @property
+    def widths(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """Tokens of each row when its parts are padded to its own longest; equal to `lengths` where it has none."""
+        return self.lengths if self.parts is None else self.parts.max(axis=1) * self.parts.shape[1]
+
+    @property
+    def learnable(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Whether each row holds something to learn from: a token, a target, a tagged word."""
+        if self.parts is not None:
+            return (self.parts > 0).all(axis=1)
+        if self.tags is not None:
+            known = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(self.tags >= 0)])
+            return np.diff(known[self.offsets]) > 0
+        return self.lengths > self.starts
 
     def cells(self, rows: np.ndarray) -> np.ndarray:
         """Positions in `ids` of the tokens of `rows`, row after row."""
@@ -56,6 +78,9 @@ class TokenizedSplit:
             starts=self.starts[rows],
             types=None if self.types is None else self.types[cells],
             labels=None if self.labels is None else self.labels[rows],
+            words=None if self.words is None else self.words[cells],
+            tags=None if self.tags is None else self.tags[cells],
+            parts=None if self.parts is None else self.parts[rows],
         )
 
 
@@ -66,6 +91,10 @@ class Row:
     ids: Sequence[int]
     types: Sequence[int] | None = None
     start: int = 0
+    words: Sequence[int] | None = None
+    """Which word each token begins, -1 for none."""
+    parts: Sequence[int] | None = None
+    """Tokens of each part of a row of several sequences."""
 
 
 Encoder = Callable[["PreTrainedTokenizerBase", Sequence[tuple[str, ...]], int], list[Row]]
@@ -151,17 +180,25 @@ def _encode(
     types = None
     if rows and rows[0].types is not None:
         types = np.fromiter(chain.from_iterable(row.types or () for row in rows), dtype=np.uint8)
+    words = parts = None
+    if rows and rows[0].words is not None:
+        words = np.fromiter(chain.from_iterable(row.words or () for row in rows), dtype=np.int32)
+    if rows and rows[0].parts is not None:
+        parts = np.array([row.parts for row in rows], dtype=np.int64)
     return TokenizedSplit(
         ids=np.fromiter(chain.from_iterable(row.ids for row in rows), dtype=np.int32),
         offsets=np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)]),
         starts=np.array([row.start for row in rows], dtype=np.int64),
         types=types,
+        words=words,
+        parts=parts,
     )
 
 
 def _arrays(split: TokenizedSplit) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {"ids": split.ids, "offsets": split.offsets, "starts": split.starts}
-    return arrays if split.types is None else arrays | {"types": split.types}
+    extra = {"types": split.types, "words": split.words, "parts": split.parts}
+    return arrays | {name: array for name, array in extra.items() if array is not None}
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> str:
@@ -186,9 +223,7 @@ def _read(file: Path) -> TokenizedSplit | None:
         return None
     if checksum != _checksum(arrays):
         return None
-    return TokenizedSplit(
-        ids=arrays["ids"], offsets=arrays["offsets"], starts=arrays["starts"], types=arrays.get("types")
-    )
+    return TokenizedSplit(**arrays)  # type: ignore[arg-type]  # as `_arrays` names them, checked by the sum
 
 
 def _write(file: Path, split: TokenizedSplit) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -47,3 +49,12 @@ def test_the_rest_lies_further_from_what_is_chosen_than_uniform_draws_do() -> No
     for count in range(len(design) - 3, len(design)):
         gaps = np.linalg.norm(draws[:, None] - design[None, :count], axis=2).min(axis=1)
         assert np.linalg.norm(design[count] - design[:count], axis=1).min() > np.median(gaps)
+
+
+def test_layers_that_mattered_elsewhere_are_tried_first() -> None:
+    problem = problem_of(space_of("per-layer"), n_trials=100)
+    last = problem.space.shape.n_layers - 1
+    layers = [one.adapted_layers for one in initial_design(replace(problem, layer_weights={0: 0.01, last: 0.99}))]
+    plain = [one.adapted_layers for one in initial_design(problem)]
+    assert sum(0 in rows for rows in layers) < sum(0 in rows for rows in plain)
+    assert sum(last in rows for rows in layers) > sum(last in rows for rows in plain) - 1

@@ -32,10 +32,25 @@ def every_network(space: SearchSpace) -> set[Configuration]:
     return found
 
 
-SIZES = ("choice(0, 1)", "choice(0, 2, 3)", "choice(1, 2)", "choice(0, 1, 2, 4)", "int(0, 2)", "int(1, 2)", "3", "groups(0, 2)")
+SIZES = (
+    "choice(0, 1)",
+    "choice(0, 2, 3)",
+    "choice(1, 2)",
+    "choice(0, 1, 2, 4)",
+    "int(0, 2)",
+    "int(1, 2)",
+    "3",
+    "groups(0, 2)",
+)
 CATEGORIES = ("choice(relu, gelu)", "gelu", "groups(relu, gelu)")
 REALS = ("choice(1, 2)", "2", "groups(1, 2)")
-TARGETS = ("subset(query, key)", "subset(query, value, max=1)", "choice(attention, mlp)", "[query]", "groups(query, mlp)")
+TARGETS = (
+    "subset(query, key)",
+    "subset(query, value, max=1)",
+    "choice(attention, mlp)",
+    "[query]",
+    "groups(query, mlp)",
+)
 CONDITIONS = (
     "serial_adapter",
     "not serial_adapter",
@@ -72,7 +87,24 @@ def spreads(draw: st.DrawFn, domains: tuple[str, ...], *, ramps: bool = True) ->
 def mappings(draw: st.DrawFn) -> dict[str, object]:
     """A small space: any mask, spreads, sub-dimensions and conditions."""
     mapping: dict[str, object] = {
-        "layers": draw(st.sampled_from(["all", "subset", "subset", "subset(min=2)", "subset(max=2)", [0, 2], [1]])),
+        "layers": draw(
+            st.sampled_from(
+                [
+                    "all",
+                    "subset",
+                    "subset",
+                    "subset(min=2)",
+                    "subset(max=2)",
+                    "range",
+                    "range(min=2, max=3)",
+                    "top(int(1, 3))",
+                    "top(choice(1, 3))",
+                    "from(int(0, 2))",
+                    [0, 2],
+                    [1],
+                ]
+            )
+        ),
         "serial_adapter": {"bottleneck": draw(spreads(SIZES))},
     }
     if draw(st.booleans()):

@@ -8,6 +8,7 @@ from autopeft.spaces.model_shape import ModelShape, Role, Site
 from autopeft.studies.describe import (
     depth,
     describe,
+    describe_method,
     human_bytes,
     human_seconds,
     human_value,
@@ -56,6 +57,8 @@ def test_sizes_that_change_with_depth_are_grouped_or_listed() -> None:
 
 def test_what_differs_from_the_default_is_said() -> None:
     assert describe(config(lora((0,), 8, alpha=32.0))) == "lora r8 alpha 32 q,v on 0"
+    routed = setting("mola", (0, 1), experts=[4, 2], rank=4, alpha=16.0, targets=("attn.c_attn",), top_k=2)
+    assert describe(config(routed)) == "mola rank 4 qkv e4 on 0, e2 on 1"
     one = setting("parallel_adapter", (0, 1), bottleneck=6, activation=["relu", "gelu"], scale=4.0)
     assert describe(config(one)) == "parallel 6 activation relu/gelu on 0-1"
 
@@ -123,3 +126,11 @@ def test_depth_is_the_models_or_that_of_the_deepest_configuration() -> None:
     assert depth([config(lora((0, 3), 8))]) == 4
     assert depth([config(lora((0,), 8))], shape_of(6)) == 6
     assert depth([]) == 0
+
+
+def test_a_size_that_is_neither_a_rank_nor_a_width_reads_as_what_it_is() -> None:
+    channels = setting("s2ft", (0, 1), channels=[2, 4], targets=("output.dense",))
+    scales = setting("ssf", (0, 2), enabled=1, targets=("attention.self.query",))
+    assert describe_method(channels) == "s2ft down 2 on 0, 4 on 1"
+    assert describe_method(scales) == "ssf q on 0,2"
+    assert (layer_sizes(channels, 3), layer_sizes(scales, 3)) == ([2, 4, 0], [1, 0, 1])

@@ -24,7 +24,14 @@ def open_model(family: str, folder: Path, *, attention: str, dtype: str) -> Load
     return loaded
 
 
-def measure_peak(loaded: LoadedModel, configuration: Configuration, *, batch_size: int, length: int) -> tuple[int, int]:
+def measure_peak(
+    loaded: LoadedModel,
+    configuration: Configuration,
+    *,
+    batch_size: int,
+    length: int,
+    settings: TrainingSettings | None = None,
+) -> tuple[int, int]:
     """(peak bytes of one step, parameters of the head)."""
     chance = np.random.default_rng(0)
     mask = np.ones((batch_size, length), dtype=np.int64)
@@ -38,7 +45,7 @@ def measure_peak(loaded: LoadedModel, configuration: Configuration, *, batch_siz
     )
     adapters = inject(loaded.model, loaded.shape, configuration, seed=0)
     head = head_parameters(loaded)
-    optimizer = make_optimizer([*adapters.named_parameters(), *head.items()], TrainingSettings())
+    optimizer = make_optimizer([*adapters.named_parameters(), *head.items()], settings or TrainingSettings())
     meter = MemoryMeter(device=torch.device("cpu"), modules=(loaded.model, adapters))
     meter.start()
     set_training(loaded, training=True)

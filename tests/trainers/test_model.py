@@ -218,10 +218,14 @@ class TestBadInput:
         with pytest.raises(ModelError, match="telepathy"):
             read_shape(spec_of(bert))
 
-    def test_an_encoder_with_decoder_names_the_model(self, tmp_path: Path) -> None:
+    def test_an_encoder_with_decoder_learns_sequences_only(self, tmp_path: Path) -> None:
         T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2).save_pretrained(tmp_path)
-        with pytest.raises(ModelError, match=f"model '{tmp_path}': T5Model: models with an encoder and a decoder"):
-            read_shape(spec_of(tmp_path))
+        with pytest.raises(ModelError, match=f"model '{tmp_path}': a t5 model has an encoder and a decoder, causal-lm"):
+            load_model(spec_of(tmp_path), kind="causal-lm", n_labels=None)
+
+    def test_sequences_need_an_encoder_with_decoder(self, bert: Path) -> None:
+        with pytest.raises(ModelError, match=r"a bert model has no encoder beside a decoder, which seq2seq needs"):
+            load_model(spec_of(bert), kind="seq2seq", n_labels=None)
 
     def test_an_unknown_dtype(self, bert: Path) -> None:
         with pytest.raises(ModelError, match=r"dtype: got 'int3'.*float32, bfloat16, float16"):

@@ -4,7 +4,7 @@ from transformers import LlamaConfig, T5Config, T5Model
 
 from autopeft.errors import ModelError
 from autopeft.spaces.model_shape import Role
-from autopeft.trainers.sites import layer_list, linear_sites, measure, role_of
+from autopeft.trainers.sites import layer_list, layers_of, linear_sites, measure, role_of, uses_attention_interface
 from tests.models import HIDDEN, MODELS, VOCABULARY_SIZE, build_base
 
 SEPARATE = {Role.QUERY, Role.KEY, Role.VALUE}
@@ -95,10 +95,34 @@ def test_a_model_without_layers_is_refused() -> None:
         layer_list(nn.Linear(2, 2))
 
 
-def test_a_model_with_encoder_and_decoder_is_refused() -> None:
+def test_the_layers_of_an_encoder_come_before_those_of_its_decoder() -> None:
+    config = T5Config(vocab_size=10, d_model=8, d_kv=4, d_ff=12, num_layers=1, num_decoder_layers=2, num_heads=2)
+    base = T5Model(config)
+    shape = measure(base, config)
+    assert [shape.path_of(layer) for layer in range(3)] == ["encoder.block.0", "decoder.block.0", "decoder.block.1"]
+    assert [len(row) for row in shape.layers] == [6, 10, 10]
+    assert list(layers_of(base, shape)) == [*base.encoder.block, *base.decoder.block]
+    roles = {site.name: site.role for site in shape.layers[1]}
+    assert roles["layer.0.SelfAttention.q"] is Role.QUERY
+    assert roles["layer.0.SelfAttention.o"] is Role.ATTENTION_OUTPUT
+    assert roles["layer.1.EncDecAttention.q"] is Role.OTHER
+    assert (roles["layer.2.DenseReluDense.wi"], roles["layer.2.DenseReluDense.wo"]) == (Role.MLP_UP, Role.MLP_DOWN)
+    assert not shape.causal
+    assert type(shape).from_json(shape.to_json()) == shape
+    assert shape.embedding_parameters == 10 * 8, "one for both"
+
+
+def test_an_encoder_without_its_decoder_is_refused() -> None:
     config = T5Config(vocab_size=10, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
-    with pytest.raises(ModelError, match="T5Model: models with an encoder and a decoder are not supported"):
-        measure(T5Model(config), config)
+    base = T5Model(config)
+    del base.decoder
+    with pytest.raises(ModelError, match="T5Model has an encoder and a decoder, but no part called 'decoder'"):
+        measure(base, config)
+
+
+def test_attention_with_a_bias_by_position_takes_no_prefix() -> None:
+    base = T5Model(T5Config(vocab_size=10, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
+    assert not uses_attention_interface(base.encoder.block[0].layer[0].SelfAttention)
 
 
 def test_a_shape_survives_json() -> None:

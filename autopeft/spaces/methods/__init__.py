@@ -12,6 +12,8 @@ from autopeft.spaces.methods.method import AbstractMethod
 from autopeft.spaces.methods.mola import Mola
 from autopeft.spaces.methods.nlora import Nlora
 from autopeft.spaces.methods.parallel_adapter import ParallelAdapter
+from autopeft.spaces.methods.peft_lora import PeftLora
+from autopeft.spaces.methods.peft_types import PEFT_TYPES
 from autopeft.spaces.methods.prefix_tuning import PrefixTuning
 from autopeft.spaces.methods.s2_lora import S2Lora
 from autopeft.spaces.methods.s2ft import S2ft
@@ -33,6 +35,7 @@ METHODS: dict[str, AbstractMethod] = {
     "mola": Mola(),
     "nlora": Nlora(),
     "parallel_adapter": ParallelAdapter(),
+    "peft_lora": PeftLora(),
     "prefix_tuning": PrefixTuning(),
     "s2_lora": S2Lora(),
     "s2ft": S2ft(),
@@ -41,6 +44,7 @@ METHODS: dict[str, AbstractMethod] = {
     "sorsa": Sorsa(),
     "ssf": Ssf(),
     "svfit": Svfit(),
+    **{method.name: method for method in PEFT_TYPES},
 }
 """Every method by name."""
 

@@ -5,11 +5,17 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, cast
 
+from autopeft.spaces.methods.peft_types import PEFT_TYPES
+
 if TYPE_CHECKING:
     from autopeft.trainers.adapters.adapter import Builder
 
+_BRIDGE: Final = ("peft_bridge", "build_bridged")
+
 BUILDERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
+        **{method.name: _BRIDGE for method in PEFT_TYPES},
+        "peft_lora": _BRIDGE,
         "lora": ("lora", "build_lora"),
         "lora_group": ("lora_group", "build_lora_group"),
         "mola": ("mola", "build_mola"),
@@ -33,9 +39,10 @@ BUILDERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
 )
 """Method name to (module, function), in the order in which methods act where several meet at one module.
 
-LoRA, LoRA groups and routed experts are part of the map they update, so adapters in series with the map and the serial
-adapter see their result. What changes a map's input changes it for all that sits on that map. The serial adapter comes before the
-parallel one, so it sees the feed-forward block's own output: z + SA(z) + PA(x).
+What peft does comes first: its layers add what they make of the frozen map alone.
+LoRA, its kin and routed experts are part of the map they update, so scales (`ssf`), adapters in series with the map and
+the serial adapter see their result. What changes a map's input changes it for all that sits on that map. The serial
+adapter comes before the parallel one, so it sees the feed-forward block's own output: z + SA(z) + PA(x).
 """
 
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -93,6 +93,12 @@ class Placement:
 
 class AbstractAdapter(nn.Module, ABC):
     """One method at one layer. The base model's modules and state dict stay as they are: only hooks are added."""
+
+    suppressible: ClassVar[bool] = True
+    """Whether layer sampling can scale its response: all it does is in (pre-)hooks inside its layer, or it reads
+    `response` itself."""
+    response: float = 1.0
+    """For an adapter that does not act by hooks: the factor that its part now counts with."""
 
     @abstractmethod
     def attach(self, model: PreTrainedModel, layer: nn.Module) -> list[Handle]:

@@ -7,6 +7,7 @@ is trained and saved.
 
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from statistics import NormalDist
 from typing import Final, final
 
@@ -33,15 +34,15 @@ def levels_of(bits: int) -> tuple[float, ...]:
     normal = NormalDist()
     levels = [normal.inv_cdf((index + 0.5) / 2**bits) for index in range(2**bits)]
     for _ in range(_ROUNDS):
-        middles = [(low + high) / 2 for low, high in zip(levels, levels[1:], strict=False)]
+        middles = [(low + high) / 2 for low, high in pairwise(levels)]
         mass = [0.0, *(normal.cdf(middle) for middle in middles), 1.0]
-        levels = [normal.inv_cdf((low + high) / 2) for low, high in zip(mass, mass[1:], strict=False)]
+        levels = [normal.inv_cdf((low + high) / 2) for low, high in pairwise(mass)]
     return tuple(levels)
 
 
 @final
 class Rounded(nn.Module):
-    """A weight as its levels times its standard deviation plus its mean; the rounding's gradient is that of identity."""
+    """A weight at its levels, with its own mean and standard deviation; the gradient passes the rounding unchanged."""
 
     levels: torch.Tensor
     middles: torch.Tensor
@@ -89,6 +90,4 @@ def build_binary_adapter(placement: Placement) -> ParallelAdapter:
 
 
 def _draw_up(weight: nn.Parameter | torch.Tensor, placement: Placement) -> None:
-    nn.init.trunc_normal_(
-        weight, std=UP_STD, a=-2 * UP_STD, b=2 * UP_STD, generator=placement.generator
-    )
+    nn.init.trunc_normal_(weight, std=UP_STD, a=-2 * UP_STD, b=2 * UP_STD, generator=placement.generator)

@@ -101,12 +101,13 @@ class LinearParallelAdapter(_LinearAdapter):
     def attach(self, model: PreTrainedModel, layer: nn.Module) -> list[Handle]:
         handles: list[Handle] = []
         for target in self.targets:
+            bottleneck = self.bottleneck(target)
 
             def hook(
                 _: nn.Module,
                 args: tuple[torch.Tensor, ...],
                 output: torch.Tensor,
-                bottleneck: LinearBottleneck = self.bottleneck(target),
+                bottleneck: LinearBottleneck = bottleneck,
             ) -> torch.Tensor:
                 return bottleneck(args[0], output)
 

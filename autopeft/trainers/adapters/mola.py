@@ -118,9 +118,7 @@ class MolaAdapter(AbstractAdapter):
         return self.balance * len(shares) * (shares * means).sum()
 
 
-def _routed(
-    logits: torch.Tensor, chosen: torch.Tensor, mask: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _routed(logits: torch.Tensor, chosen: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Choices [E] and summed probabilities [E] over the real tokens: those of `mask` [N, S], all where it does not fit.
 
     A token's probabilities sum to one, so the summed ones, divided by their sum, are the mean.

@@ -148,14 +148,17 @@ def _sdpa_with_prefix(
     **options: object,
 ) -> AttentionOutput:
     """SDPA over the prefix and the keys [N, K, S, D]; the same call as without for modules that have no prefix."""
+    attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
     prefix: PrefixAdapter | None = module.__dict__.get(_SLOT)
-    if prefix is not None:
-        if attention_mask is None and _is_causal(module, query, options):
-            attention_mask = _causal_mask(query.shape[2], key.shape[2], device=query.device)
-        attention_mask = _widen(attention_mask, prefix.key.shape[1])
-        key, value = prefix.extend(key, prefix.key), prefix.extend(value, prefix.value)
-        options |= {"is_causal": False}
-    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **options)
+    if prefix is None:
+        return attend(module, query, key, value, attention_mask, **options)
+    mask = attention_mask
+    if mask is None and _is_causal(module, query, options):
+        mask = _causal_mask(query.shape[2], key.shape[2], device=query.device)
+    mask = _widen(mask, prefix.key.shape[1])
+    rows = prefix.extend(key, prefix.key), prefix.extend(value, prefix.value)
+    adapted = attend(module, query, *rows, mask, **(options | {"is_causal": False}))
+    return _respond(prefix, adapted, lambda: attend(module, query, key, value, attention_mask, **options))
 
 
 def _eager_with_prefix(
@@ -167,13 +170,24 @@ def _eager_with_prefix(
     **options: object,
 ) -> AttentionOutput:
     """The model's own eager attention over the prefix and the keys [N, K, S, D]."""
-    prefix: PrefixAdapter | None = module.__dict__.get(_SLOT)
-    if prefix is not None:
-        attention_mask = _widen(attention_mask, prefix.key.shape[1])
-        key, value = prefix.extend(key, prefix.key), prefix.extend(value, prefix.value)
     eager = _eager(module)
     assert eager is not None
-    return eager(module, query, key, value, attention_mask, **options)
+    prefix: PrefixAdapter | None = module.__dict__.get(_SLOT)
+    if prefix is None:
+        return eager(module, query, key, value, attention_mask, **options)
+    mask = _widen(attention_mask, prefix.key.shape[1])
+    rows = prefix.extend(key, prefix.key), prefix.extend(value, prefix.value)
+    adapted = eager(module, query, *rows, mask, **options)
+    return _respond(prefix, adapted, lambda: eager(module, query, key, value, attention_mask, **options))
+
+
+def _respond(
+    prefix: PrefixAdapter, adapted: AttentionOutput, bare: Callable[[], AttentionOutput]
+) -> AttentionOutput:
+    """`adapted`; while the prefix's response is scaled, its output moved back towards that of `bare`."""
+    if prefix.response == 1.0:
+        return adapted
+    return torch.lerp(bare()[0], adapted[0], prefix.response), adapted[1]
 
 
 def _is_causal(module: nn.Module, query: torch.Tensor, options: dict[str, object]) -> bool:

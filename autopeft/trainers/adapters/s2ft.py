@@ -28,9 +28,7 @@ class Slice(AbstractSiteUpdate):
 
     channels: torch.Tensor
 
-    def __init__(
-        self, *, d_in: int, d_out: int, columns: bool, channels: torch.Tensor, largest: bool | None
-    ) -> None:
+    def __init__(self, *, d_in: int, d_out: int, columns: bool, channels: torch.Tensor, largest: bool | None) -> None:
         super().__init__()
         n = len(channels)
         self.d_out = d_out

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from autopeft.errors import AutoPeftError
 from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle
-from autopeft.trainers.sites import LinearLike
+from autopeft.trainers.sites import Conv1D, LinearLike
 
 
 class AbstractSiteUpdate(nn.Module, ABC):
@@ -96,4 +96,4 @@ def _hook(linear: LinearLike, update: AbstractSiteUpdate) -> Handle:
 
 def in_layout(linear: LinearLike, delta: torch.Tensor) -> torch.Tensor:
     """`delta` [O, I] as `linear` keeps its weight."""
-    return delta if delta.shape == linear.weight.shape and isinstance(linear, nn.Linear) else delta.t()
+    return delta.t() if isinstance(linear, Conv1D) else delta

@@ -1,0 +1,58 @@
+"""From a source text to a target text, with an encoder and a decoder.
+
+Letters: B rows, S target tokens, V vocabulary, N target tokens of the batch.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from autopeft.trainers import metrics
+from autopeft.trainers.batches import Batch
+from autopeft.trainers.rows import LabelKind
+from autopeft.trainers.task_kind import Task, cross_entropy
+from autopeft.trainers.text_tasks import token_outputs, token_statistics
+from autopeft.trainers.tokens import Row
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    Outputs = tuple[torch.Tensor, torch.Tensor]
+
+
+def _encode_sequences(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, ...]], max_length: int
+) -> list[Row]:
+    """Source and target, each as the tokenizer frames it and each cut at the end; the target ends with an end token."""
+    sources, targets = (list(column) for column in zip(*texts, strict=True))
+    read = cast("list[list[int]]", tokenizer(sources, truncation=True, max_length=max_length)["input_ids"])
+    written = cast("list[list[int]]", tokenizer(text_target=targets, verbose=False)["input_ids"])
+    end = cast("int | None", tokenizer.eos_token_id)
+    rows: list[Row] = []
+    for source, target in zip(read, written, strict=True):
+        whole = target if end is None or target[-1:] == [end] else [*target, end]
+        kept = whole if len(whole) <= max_length else whole[:max_length]
+        rows.append(Row(ids=[*source, *kept], parts=[len(source), len(kept)]))
+    return rows
+
+
+def _sequence_outputs(model: "PreTrainedModel", batch: Batch, device: "torch.device") -> "Outputs":
+    """Logits `[N, V]` of the target tokens, each given the ones before it, and the tokens `[N]`."""
+    import torch
+
+    labels_BS = torch.from_numpy(batch.targets).to(device, non_blocking=True)
+    shifted_BS = model.prepare_decoder_input_ids_from_labels(labels_BS)
+    return token_outputs(model, batch, device, decoder_input_ids=shifted_BS)
+
+
+SEQUENCES = Task(
+    metrics=metrics.TOKEN_METRICS,
+    label=LabelKind.NONE,
+    encoding="sequences",
+    encode=_encode_sequences,
+    outputs=_sequence_outputs,
+    loss=cross_entropy,
+    statistics=token_statistics,
+    score=lambda names, statistics_N2, _: metrics.token_metrics(names, statistics_N2[:, 0], statistics_N2[:, 1]),
+    min_texts=2,
+)

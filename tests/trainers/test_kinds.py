@@ -1,0 +1,347 @@
+"""Every kind of task, learned by a tiny model on data made here."""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers import BartConfig, PretrainedConfig, T5Config
+
+from autopeft.errors import DataError, ModelError, SpecError
+from autopeft.spaces.configuration import Configuration
+from autopeft.trainers.batches import collate
+from autopeft.trainers.inject import inject
+from autopeft.trainers.job import DataSpec, ModelSpec, TaskSpec, TrainJob
+from autopeft.trainers.kinds import KINDS
+from autopeft.trainers.model import load_model
+from autopeft.trainers.task import TASKS, check_task, load_task, resolve_task
+from autopeft.trainers.tokens import tokenize
+from autopeft.trainers.trainer import Trainer
+from tests.configurations import configuration, setting
+from tests.models import HIDDEN, MODELS, VOCABULARY_SIZE, WORDS, save_model, tokenizer
+from tests.trainers import support
+from tests.trainers.test_data import write
+
+LORA = configuration(setting("lora", (0, 1, 2), rank=8, targets=MODELS["bert"].query_value, alpha=16.0))
+TAGGER = replace(LORA, training=(("learning_rate", 3e-2),))
+CHANCE = random.Random(7)
+
+
+def test_every_kind_can_be_loaded_and_learned() -> None:
+    assert set(KINDS) == set(TASKS)
+
+
+def lines(file: Path, rows: Sequence[dict[str, object]]) -> str:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+def train(trainer: Trainer, config: Configuration, *, epochs: int = 6, out: Path | None = None) -> dict[str, float]:
+    job = TrainJob(configurations=(config,), seeds=(1,), epochs=epochs, output_dirs=(out,), evaluate_test=True)
+    *_, last = trainer.run(job)
+    assert last.measurement is not None, last.failure
+    return {f"test_{name}": value for name, value in last.test_metrics.items()} | dict(last.measurement.metrics)
+
+
+def tag(word: str) -> str:
+    return ("O", "O", "B-X", "B-Y")[WORDS.index(word) % 4]
+
+
+def tagged(n: int) -> list[tuple[list[str], list[str]]]:
+    rows = [CHANCE.choices(WORDS, k=CHANCE.randint(3, 8)) for _ in range(n)]
+    return [(row, [tag(word) for word in row]) for row in rows]
+
+
+def words_task(train_file: str, **changes: object) -> TaskSpec:
+    spec = TaskSpec(
+        kind="token-classification",
+        data=DataSpec(train=train_file),
+        text=("text",),
+        label="label",
+        metric="micro_f1",
+        extra_metrics=("accuracy", "f1"),
+    )
+    return replace(spec, **changes)  # type: ignore[arg-type]  # fields by name
+
+
+def test_words_are_tagged(tmp_path: Path) -> None:
+    file = write(tmp_path / "t.csv", [(" ".join(words), " ".join(tags)) for words, tags in tagged(300)])
+    trainer = support.trainer(tmp_path, words_task(file))
+    found = train(trainer, TAGGER, epochs=12, out=tmp_path / "best")
+    assert trainer.splits.classes == ("O", "B-X", "B-Y")
+    assert found["micro_f1"] > 0.9
+    assert found["accuracy"] > 0.9 < found["test_accuracy"]
+    again = trainer.evaluate(tmp_path / "best", "validation")
+    assert again["micro_f1"] == pytest.approx(found["micro_f1"])
+
+
+def test_lists_and_texts_of_words_mean_the_same(tmp_path: Path) -> None:
+    rows = tagged(40)
+    listed = lines(tmp_path / "t.jsonl", [{"text": words, "label": tags} for words, tags in rows])
+    plain = write(tmp_path / "t.csv", [(" ".join(words), " ".join(tags)) for words, tags in rows])
+    _, one = load_task(words_task(listed), seed=0)
+    _, other = load_task(words_task(plain), seed=0)
+    assert one.train.texts == other.train.texts
+    assert one.train.labels == other.train.labels
+    summary = check_task(words_task(listed))
+    assert set(summary.classes) == {"O", "B-X", "B-Y"}
+    assert sum(summary.classes.values()) == sum(len(label.split()) for label in one.train.labels)
+
+
+def test_a_word_counts_once_however_many_tokens_it_has() -> None:
+    (task,) = TASKS["token-classification"]
+    (row,) = task.encode(tokenizer(), [("baran-cesel\x1efovor\x1e,,",)], 20)
+    assert tokenizer().convert_ids_to_tokens(list(row.ids)) == [
+        *("[CLS]", "baran", "[UNK]", "cesel", "fovor", "[UNK]", "[SEP]")
+    ]
+    assert row.words == [-1, 0, -1, -1, 1, 2, -1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("a b", "O")], r"t\.csv row 1: 2 words \('text'\) and 1 tags \('label'\).*every word one tag"),
+        ([("a", "O"), ("b", "O")], r"every row has the label 'O'; two classes are needed"),
+        ([("a", "X"), ("b", "Y")], r"micro_f1 leaves the tag 'O' out, which column 'label' does not have"),
+    ],
+)
+def test_tags_that_cannot_be_used_are_refused(rows: list[tuple[str, str]], message: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "t.csv", rows * 10)
+    with pytest.raises(DataError, match=message):
+        load_task(words_task(file, data=DataSpec(train=file, validation=file, test=file)), seed=0)
+
+
+def test_an_empty_part_of_a_list_is_refused(tmp_path: Path) -> None:
+    file = lines(tmp_path / "t.jsonl", [{"text": ["a", " "], "label": ["O", "X"]}])
+    with pytest.raises(DataError, match=r"row 1: a part of 'text' is empty"):
+        load_task(words_task(file), seed=0)
+
+
+def test_a_dict_for_words_is_refused(tmp_path: Path) -> None:
+    file = lines(tmp_path / "t.jsonl", [{"text": {"a": 1}, "label": ["O"]}])
+    with pytest.raises(DataError, match=r"row 1: column 'text' holds a dict; words are needed"):
+        load_task(words_task(file), seed=0)
+
+
+def test_a_tokenizer_without_places_is_refused() -> None:
+    (task,) = TASKS["token-classification"]
+
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(ModelError, match=r"Slow: token-classification needs a tokenizer that knows where"):
+        task.encode(Slow(), [("a",)], 8)  # type: ignore[arg-type]  # asked for one thing only
+
+
+def questions(n: int) -> list[tuple[str, list[str], int]]:
+    rows: list[tuple[str, list[str], int]] = []
+    for index in range(n):
+        right = index % 3
+        choices = [" ".join(CHANCE.choices(WORDS[:25] if c == right else WORDS[25:], k=3)) for c in range(3)]
+        rows.append((" ".join(CHANCE.choices(WORDS, k=4)), choices, right))
+    return rows
+
+
+def choice_task(file: str, **changes: object) -> TaskSpec:
+    spec = TaskSpec(
+        kind="multiple-choice",
+        data=DataSpec(train=file),
+        text=("question", "choices"),
+        label="answer",
+        metric="accuracy",
+    )
+    return replace(spec, **changes)  # type: ignore[arg-type]  # fields by name
+
+
+def test_the_right_choice_is_learned(tmp_path: Path) -> None:
+    rows = [{"question": q, "choices": choices, "answer": right} for q, choices, right in questions(150)]
+    trainer = support.trainer(tmp_path, choice_task(lines(tmp_path / "q.jsonl", rows)))
+    found = train(trainer, LORA)
+    assert found["accuracy"] > 0.8 < found["test_accuracy"] + 0.1
+    assert trainer.tokens("train").parts is not None
+
+
+def test_choices_may_have_columns_of_their_own_and_names_of_any_kind(tmp_path: Path) -> None:
+    header = ("question", "a", "b", "c", "answer")
+    made = questions(30)
+    found = {}
+    for name, spell in {"zero": str, "one": lambda i: str(i + 1), "letter": lambda i: "ABC"[i]}.items():
+        rows = [(q, *choices, spell(right)) for q, choices, right in made]
+        file = write(tmp_path / f"{name}.csv", rows, header=header)
+        task, splits = load_task(choice_task(file, text=("question", "a", "b", "c")), seed=0)
+        found[name] = task.labels(splits.train, splits.classes)
+        assert len(splits.train.texts[0]) == 4
+    assert found["zero"] is not None
+    assert (found["zero"] == found["one"]).all()
+    assert (found["zero"] == found["letter"]).all()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"choices": "a"}, r"row 2: column 'choices' holds no list of two or more choices"),
+        ({"choices": ["a"]}, r"row 2: column 'choices' holds no list of two or more choices"),
+        ({"choices": ["a", "b", "c"]}, r"row 2: 3 choices; row 1 has 2"),
+        ({"answer": "7"}, r"label '7' names no choice; the choices are 0, 1 .*number the choices from 0"),
+    ],
+)
+def test_choices_that_cannot_be_used_are_refused(row: dict[str, object], message: str, tmp_path: Path) -> None:
+    good: dict[str, object] = {"question": "q", "choices": ["a", "b"], "answer": "0"}
+    file = lines(tmp_path / "q.jsonl", [good, good | row])
+    with pytest.raises(DataError, match=message):
+        load_task(choice_task(file, data=DataSpec(train=file, validation=file, test=file)), seed=0)
+
+
+CONFIGS: dict[str, PretrainedConfig] = {
+    "t5": T5Config(
+        vocab_size=VOCABULARY_SIZE,
+        d_model=HIDDEN,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_decoder_layers=1,
+        num_heads=4,
+        decoder_start_token_id=0,
+        pad_token_id=0,
+        eos_token_id=2,
+        initializer_factor=4.0,
+    ),
+    "bart": BartConfig(
+        vocab_size=VOCABULARY_SIZE,
+        d_model=HIDDEN,
+        encoder_layers=2,
+        decoder_layers=1,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+        init_std=0.3,
+    ),
+}
+
+
+@pytest.fixture(params=CONFIGS)
+def pair_model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    folder = tmp_path / request.param
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        transformers.AutoModelForSeq2SeqLM.from_config(CONFIGS[request.param]).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def sequence_task(folder: Path) -> TaskSpec:
+    rows: list[tuple[str, str]] = []
+    for index in range(160):
+        half, answer = (WORDS[:25], WORDS[0]) if index % 2 else (WORDS[25:], WORDS[30])
+        rows.append((" ".join(CHANCE.choices(half, k=CHANCE.randint(2, 6))), f"{answer} {WORDS[7]}"))
+    file = write(folder / "pairs.csv", rows, header=("source", "target"))
+    return TaskSpec(
+        kind="seq2seq",
+        data=DataSpec(train=file),
+        text=("source", "target"),
+        label=None,
+        metric="perplexity",
+        extra_metrics=("accuracy",),
+    )
+
+
+def everywhere(n_layers: int, targets: Sequence[Sequence[str]]) -> Configuration:
+    return configuration(
+        setting("lora", tuple(range(n_layers)), rank=8, targets=[tuple(row) for row in targets]),
+        setting("parallel_adapter", tuple(range(n_layers)), bottleneck=8),
+        learning_rate=2e-2,
+    )
+
+
+def test_a_source_is_turned_into_its_target(pair_model: Path, tmp_path: Path) -> None:
+    spec = ModelSpec(name=str(pair_model))
+    trainer = Trainer(spec, sequence_task(tmp_path), support.SETTINGS, device="cpu", cache=tmp_path / "cache")
+    sites = [[s.name for s in row if s.name.endswith((".q", ".v", "q_proj", "v_proj"))] for row in trainer.shape.layers]
+    assert [len(row) for row in sites] == [2, 2, 4], "a decoder attends to itself and to the encoder"
+    found = train(trainer, everywhere(3, sites), epochs=10, out=tmp_path / "best")
+    assert found["accuracy"] > 0.9
+    assert found["perplexity"] < 2.0 < VOCABULARY_SIZE / 4
+    again = trainer.evaluate(tmp_path / "best", "test")
+    assert again["perplexity"] == pytest.approx(found["test_perplexity"])
+
+
+def test_target_logits_equal_those_of_the_whole_model(pair_model: Path) -> None:
+    loaded = load_model(ModelSpec(name=str(pair_model), attention="eager"), kind="seq2seq", n_labels=None)
+    (task,) = TASKS["seq2seq"]
+    source, target = " ".join(WORDS[:5]), " ".join(WORDS[5:8])
+    texts = loaded.tokenizer([source, WORDS[1]], return_tensors="pt", padding=True, return_token_type_ids=False)
+    labels = loaded.tokenizer([target, WORDS[2]], return_tensors="pt", padding=True)["input_ids"]
+    whole = loaded.model(**texts, labels=labels.masked_fill(labels == 0, -100))
+    split = tokenize(
+        [(source, target), (WORDS[1], WORDS[2])],
+        loaded.tokenizer,
+        encoder=task.encode,
+        encoding="sequences",
+        max_length=20,
+        cache=None,
+    )
+    batch = collate(split, np.array([0, 1]), pad_id=0)
+    logits, targets = task.outputs(loaded.model, batch, torch.device("cpu"))
+    assert torch.equal(targets, labels[labels != 0])
+    assert torch.allclose(logits, whole.logits[labels != 0], atol=1e-5)
+    assert torch.allclose(task.loss(logits, targets), whole.loss, atol=1e-5)
+
+
+def test_adapters_on_encoder_and_decoder_merge_and_leave_no_trace(pair_model: Path) -> None:
+    loaded = load_model(ModelSpec(name=str(pair_model)), kind="seq2seq", n_labels=None)
+    ids = torch.tensor([[5, 6, 7, 2]])
+    before = loaded.model(input_ids=ids, decoder_input_ids=ids).logits
+    sites = [[s.name for s in row if s.name.endswith((".q", "q_proj"))] for row in loaded.shape.layers]
+    config = configuration(setting("lora", (0, 1, 2), rank=4, targets=[tuple(row) for row in sites]))
+    adapters = inject(loaded.model, loaded.shape, config, seed=0)
+    with torch.no_grad():
+        for parameter in adapters.parameters():
+            parameter.add_(0.1)
+    changed = loaded.model(input_ids=ids, decoder_input_ids=ids).logits
+    assert not torch.allclose(before, changed)
+    adapters.remove()
+    assert torch.equal(loaded.model(input_ids=ids, decoder_input_ids=ids).logits, before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "seq2seq", "label": None, "metric": "perplexity"}, r"two different columns, source and target"),
+        ({"kind": "token-classification", "text": ("a", "b")}, r"task\.text: got \['a', 'b'\]; one column is needed"),
+        ({"kind": "multiple-choice"}, r"task\.text: got \['text'\]; two or more different columns are needed: a quest"),
+        (
+            {"kind": "seq2seq", "text": ("a", "b"), "metric": "perplexity"},
+            r"seq2seq has no label .*\[a, label\] for source and target",
+        ),
+    ],
+)
+def test_columns_that_a_kind_cannot_use_are_refused(changes: dict[str, object], message: str) -> None:
+    fields: dict[str, object] = {
+        "kind": "text-classification",
+        "data": DataSpec(train="t.csv"),
+        "text": ("text",),
+        "label": "label",
+        "metric": "accuracy",
+    }
+    with pytest.raises(SpecError, match=message):
+        resolve_task(TaskSpec(**(fields | changes)))  # type: ignore[arg-type]  # fields by name
+
+
+def test_a_decoder_tags_words_too(tmp_path: Path) -> None:
+    file = write(tmp_path / "t.csv", [(" ".join(words), " ".join(tags)) for words, tags in tagged(120)])
+    where = save_model("llama", tmp_path / "llama")
+    task = words_task(file, metric="accuracy", extra_metrics=())
+    trainer = Trainer(ModelSpec(name=str(where)), task, support.SETTINGS, device="cpu", cache=tmp_path / "cache")
+    lora = setting("lora", (0, 1, 2), rank=8, targets=MODELS["llama"].query_value)
+    assert train(trainer, configuration(lora, learning_rate=3e-2), epochs=12)["accuracy"] > 0.75

@@ -1,0 +1,154 @@
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autopeft.objectives.memory import predict_memory
+from autopeft.spaces.configuration import FieldValue
+from autopeft.spaces.factors import FACTORED, first_factor_parameters
+from autopeft.spaces.methods import METHODS
+from autopeft.trainers.inject import build
+from autopeft.trainers.job import TrainingSettings, TrainJob
+from autopeft.trainers.meter import state_bytes
+from autopeft.trainers.optimizers import INITIAL, is_first_factor, is_second_factor, make_optimizer
+from autopeft.trainers.sites import measure
+from tests.configurations import configuration, setting
+from tests.models import MODELS, build_base
+from tests.trainers import support
+from tests.trainers.measured_memory import measure_peak, open_model
+
+QUERY_VALUE = MODELS["bert"].query_value
+SETTINGS = TrainingSettings(learning_rate=0.1, weight_decay=0.3)
+
+
+def named() -> list[tuple[str, nn.Parameter]]:
+    sizes = {
+        "lora.0.query.a": (4, 8),
+        "lora.0.query.b": (8, 4),
+        "serial_adapter.0.bottleneck.down.weight": (4, 8),
+        "serial_adapter.0.bottleneck.down.bias": (4,),
+        "classifier.weight": (2, 8),
+    }
+    return [(name, nn.Parameter(torch.ones(size))) for name, size in sizes.items()]
+
+
+def groups(settings: TrainingSettings) -> dict[str, tuple[float, float]]:
+    """(learning rate, decay) of each parameter that the optimizer moves."""
+    rows = named()
+    names = {id(parameter): name for name, parameter in rows}
+    optimizer = make_optimizer(rows, settings)
+    return {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+def test_adamw_decays_matrices_and_no_vectors() -> None:
+    found = groups(SETTINGS)
+    assert found.pop("serial_adapter.0.bottleneck.down.bias") == (0.1, 0.0)
+    assert set(found.values()) == {(0.1, 0.3)}
+    assert len(found) == 4
+
+
+def test_lora_plus_moves_the_second_factors_faster() -> None:
+    found = groups(replace(SETTINGS, lora_plus_ratio=16.0))
+    assert found.pop("lora.0.query.b") == (pytest.approx(1.6), 0.3)
+    assert {rate for rate, _ in found.values()} == {0.1}
+
+
+def test_the_second_factors_may_have_a_decay_of_their_own() -> None:
+    found = groups(replace(SETTINGS, weight_decay_b=0.0))
+    assert found["lora.0.query.b"] == (0.1, 0.0)
+    assert found["lora.0.query.a"] == (0.1, 0.3)
+
+
+def test_lora_fa_leaves_the_first_factors_out() -> None:
+    found = groups(replace(SETTINGS, optimizer="lora_fa"))
+    assert "lora.0.query.a" not in found
+    assert len(found) == 4
+
+
+def test_factors_are_known_by_name_here_and_in_peft() -> None:
+    assert is_first_factor("mola.2.attention_self_query.a")
+    assert is_first_factor("binary_lora.0.query.parametrizations.a.original")
+    assert is_first_factor("peft.base.query.lora_A.default.weight")
+    assert is_second_factor("peft.base.query.lora_B.default.weight")
+    assert not is_first_factor("svfit.0.query.core")
+    assert not is_second_factor("lora.0.query.a")
+
+
+@pytest.mark.parametrize("method", sorted(FACTORED))
+def test_the_first_factors_are_counted_as_they_are_built(method: str) -> None:
+    base = build_base("bert")
+    shape = measure(base, base.config)
+    sizes: list[FieldValue] = [2, 3]
+    config = configuration(setting(method, (0, 2), targets=QUERY_VALUE, **{METHODS[method].size_field.name: sizes}))
+    built = sum(p.numel() for name, p in build(shape, config, seed=0).named_parameters() if is_first_factor(name))
+    assert first_factor_parameters(config, shape) == built > 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_memory_without_trained_first_factors_is_predicted_and_lower(
+    dtype: str, dropout: float, tmp_path: Path
+) -> None:
+    loaded = open_model("bert", tmp_path, attention="sdpa", dtype=dtype)
+    lora = setting("lora", (0, 2), rank=4, targets=QUERY_VALUE, dropout=dropout)
+    peaks: list[int] = []
+    for name in ("adamw", "lora_fa"):
+        settings = TrainingSettings(optimizer=name)
+        peak, head = measure_peak(loaded, configuration(lora), batch_size=6, length=24, settings=settings)
+        fixed = {"batch_size": 6, "length": 24, "n_labels": 2, "head_parameters": head}
+        predicted = predict_memory(loaded.shape, configuration(lora), optimizer=name, **fixed)
+        assert predicted == predict_memory(loaded.shape, configuration(lora, optimizer=name), **fixed)
+        assert predicted.total == pytest.approx(peak, rel=0.01)
+        peaks.append(peak)
+    assert peaks[1] < peaks[0]
+
+
+def test_the_meter_sees_no_state_for_frozen_factors(tmp_path: Path) -> None:
+    states: list[int] = []
+    for name in ("adamw", "lora_fa"):
+        rows = named()
+        optimizer = make_optimizer(rows, replace(SETTINGS, optimizer=name))
+        for _, parameter in rows:
+            parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+        optimizer.step()
+        states.append(state_bytes(optimizer))
+    n_steps = 4
+    assert states[0] - states[1] == 2 * 4 * (4 * 8) + n_steps
+
+
+LORA = setting("lora", (0, 1, 2), rank=8, targets=QUERY_VALUE, alpha=16.0, dropout=0.0)
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"optimizer": "lora_fa"},
+        {"lora_plus_ratio": 4.0, "learning_rate": 5e-3},
+        {"optimizer": "galore", "galore_rank": 4, "learning_rate": 3e-2},
+        {"weight_decay": 0.1, "weight_decay_b": 0.0},
+    ],
+    ids=lambda row: "-".join(row),
+)
+def test_every_optimizer_learns(training: dict[str, float | str], tmp_path: Path) -> None:
+    with_optimizer = configuration(LORA, **training)
+    trainer = support.trainer(tmp_path, support.classification(tmp_path))
+    reports = list(trainer.run(TrainJob(configurations=(with_optimizer,), seeds=(1,), epochs=6)))
+    assert accuracies(reports)[-1] >= 0.8
+
+
+def accuracies(reports: Sequence[object]) -> list[float]:
+    return [report.measurement.metrics["accuracy"] for report in reports]  # type: ignore[attr-defined]
+
+
+def test_the_schedule_moves_every_group_in_proportion() -> None:
+    optimizer = make_optimizer(named(), replace(SETTINGS, lora_plus_ratio=8.0))
+    rates = sorted({group[INITIAL] for group in optimizer.param_groups})
+    assert np.allclose(rates, [0.1, 0.8])
