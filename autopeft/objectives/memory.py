@@ -77,9 +77,7 @@ def predict_memory(
     vocabulary = 0 if n_labels is not None or tied_head else shape.vocabulary_size * shape.hidden_size
     frozen_a = dict(configuration.training).get("optimizer", optimizer) == "lora_fa"
     trained = adapters + head_parameters - (first_factor_parameters(configuration, shape) if frozen_a else 0)
-    activations = saved_bytes(
-        shape, configuration, batch_size=rows, length=length, bytes_each=each, frozen_a=frozen_a
-    )
+    activations = saved_bytes(shape, configuration, batch_size=rows, length=length, bytes_each=each, frozen_a=frozen_a)
     if trained:
         activations += head_bytes(shape, batch_size=rows, length=length, n_labels=n_labels, bytes_each=each)
     return MemoryBreakdown(

@@ -1,14 +1,13 @@
 """NSGA-II, Optuna's, as a pure function of the history."""
 
-import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
 
 import numpy as np
 
 from autopeft.search.candidates import decoded
 from autopeft.search.observations import front_points
+from autopeft.search.optuna_log import quiet_optuna
 from autopeft.search.searcher import AbstractSearcher, SearchProblem
 from autopeft.search.trial import History
 from autopeft.search.unseen import draw_unseen
@@ -60,7 +59,7 @@ class EvolutionarySearcher(AbstractSearcher):
 
         sampler = NSGAIISampler(population_size=population_size(self._problem.n_trials), seed=seed)
         genes = self._genes()
-        with _quiet():
+        with quiet_optuna():
             study = self._study(history, sampler, genes)
             for _ in range(MAX_CHILDREN * n):
                 child = self._decoded(study.ask(genes).params)
@@ -115,15 +114,3 @@ class EvolutionarySearcher(AbstractSearcher):
             gene = params[dimension.name]
             units.append(gene if dimension.levels is None else dimension.domain.to_unit(dimension.levels[int(gene)]))
         return decoded(space, np.array(units))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna announces every study it creates; its log level is put back afterwards."""
-    logger = logging.getLogger("optuna")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

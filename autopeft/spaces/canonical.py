@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from autopeft.errors import ConfigurationError, InputError
-from autopeft.spaces.configuration import Configuration, FieldValue, MethodSetting, Scalar
+from autopeft.spaces.configuration import Configuration, FieldValue, MethodSetting, Scalar, read_columns
 from autopeft.spaces.fields import fit_value
 from autopeft.spaces.methods import METHODS
 from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind
@@ -12,6 +12,7 @@ from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.suggest import nearest
 from autopeft.spaces.targets import resolve
 from autopeft.spaces.training import ACTIVE_WITH, TRAINING_FIELDS, is_active
+from autopeft.spaces.validity_rules import check_rules
 
 
 def configuration(source: Mapping[str, object], shape: ModelShape) -> Configuration:
@@ -24,7 +25,8 @@ def configuration(source: Mapping[str, object], shape: ModelShape) -> Configurat
         shape: The base model.
 
     Raises:
-        ConfigurationError: An unknown name, a wrong value, something the model cannot have, or nothing adapted.
+        ConfigurationError: An unknown name, a wrong value, something the model cannot have, nothing adapted, or a rule between
+            dimensions that is broken (`validity_rules`).
     """
     known = (*METHODS, *TRAINING_FIELDS)
     settings: list[MethodSetting] = []
@@ -40,9 +42,11 @@ def configuration(source: Mapping[str, object], shape: ModelShape) -> Configurat
     _check_active(training)
     if not settings:
         raise ConfigurationError("configuration: nothing is adapted", hint='write for instance {"lora": {"rank": 8}}')
-    return Configuration(
+    built = Configuration(
         methods=tuple(sorted(settings, key=lambda setting: setting.method)), training=tuple(sorted(training.items()))
     )
+    check_rules(built)
+    return built
 
 
 def _check_active(training: Mapping[str, Scalar]) -> None:
@@ -54,6 +58,28 @@ def _check_active(training: Mapping[str, Scalar]) -> None:
                 f"{name}: means something only with {other} {' or '.join(map(str, values))}, not {training[other]}",
                 hint=f"leave {name} out",
             )
+
+
+def read_configuration(data: Mapping[str, object]) -> Configuration:
+    """The configuration that `Configuration.to_json` wrote, whatever model it is for, an empty one among them.
+
+    Raises:
+        ConfigurationError: It holds a method that this version does not have.
+    """
+    methods: list[MethodSetting] = []
+    training: list[tuple[str, Scalar]] = []
+    for name, value in sorted(data.items()):
+        if isinstance(value, (bool, int, float, str)):
+            training.append((name, value))
+        elif name in METHODS and isinstance(value, Mapping):
+            sets = [field.name for field in METHODS[name].fields if field.kind is FieldKind.TARGETS]
+            methods.append(read_columns({**value, "method": name}, set_fields=sets))
+        else:
+            raise ConfigurationError(
+                f"configuration: unknown method {name!r}; this version has {', '.join(sorted(METHODS))}",
+                hint="pip install -U autopeft",
+            )
+    return Configuration(methods=tuple(methods), training=tuple(training))
 
 
 def _unknown(place: str, name: str, known: Sequence[str]) -> ConfigurationError:

@@ -186,8 +186,8 @@ def _when(place: str, value: object) -> Condition | None:
 
 def _layers(value: object) -> LayerSet | tuple[int, ...] | None:
     place = f"{PLACE}.layers"
-    if value is None or value == "all" or isinstance(value, (LayerRange, TopLayers, LayersFrom)):
-        return None if value == "all" else value
+    if value is None or value == "all":
+        return None
     if isinstance(value, (list, tuple)):
         return _layer_list(place, value)
     try:

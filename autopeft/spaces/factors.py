@@ -13,6 +13,7 @@ FACTORED: Final[Mapping[str, tuple[str, ...]]] = {
     "lora": ("rank",),
     "lora_group": ("rank", "group"),
     "mola": ("rank", "experts"),
+    "peft_lora": ("rank",),
     "s2_lora": ("rank",),
     "slora": ("rank",),
 }
@@ -20,7 +21,10 @@ FACTORED: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def first_factor_parameters(configuration: Configuration, shape: ModelShape) -> int:
-    """Numbers in all first factors A of `configuration`, which `lora_fa` leaves untrained; exactly."""
+    """Numbers in all first factors A of `configuration` that `lora_fa` leaves untrained; exactly.
+
+    The variant `ffa` of `peft_lora` has none that are trained otherwise.
+    """
     total = 0
     for setting in configuration:
         if setting.method == "s2_lora":
@@ -34,6 +38,8 @@ def first_factor_parameters(configuration: Configuration, shape: ModelShape) -> 
 
 
 def _at_layer(method: str, shape: ModelShape, layer: int, values: Mapping[str, FieldValue]) -> int:
+    if values.get("variant") == "ffa":
+        return 0
     rows = 1
     for field in FACTORED[method]:
         rows *= positive(method, field, values)

@@ -23,6 +23,7 @@ from autopeft.spaces.repair import closest, repaired
 from autopeft.spaces.spelling import assemble, build_from, spell
 from autopeft.spaces.structure import bind_structure
 from autopeft.spaces.validity import check_structure
+from autopeft.spaces.validity_rules import check_rules, relevant
 
 Quantity = Callable[[Configuration], float]
 Vector = NDArray[np.float64]
@@ -39,6 +40,8 @@ class SpaceSize:
     """Distinct networks and discrete training settings."""
     continuous: tuple[str, ...]
     """Dimensions that are not counted."""
+    rules: tuple[str, ...] = ()
+    """Names of rules between dimensions that may refuse some of the counted configurations, as constraints do."""
 
 
 @final
@@ -61,6 +64,7 @@ class SearchSpace:
         self._quantities = dict(quantities)
         known = {"parameters", *quantities}
         self.constraints = tuple(parse_constraint(text, quantities=known, shape=shape) for text in constraints)
+        self.rules = relevant({block.name for block in definition.methods} | {name for name, _ in definition.training})
         check_structure(self.structure, shape)
 
     @classmethod
@@ -111,9 +115,10 @@ class SearchSpace:
         return Featurizer(self.structure, self.parameters)
 
     def size(self) -> SpaceSize:
-        """Exactly how many distinct configurations there are, constraints aside (see `acceptance`)."""
+        """Exactly how many distinct configurations there are, constraints and rules aside (see `acceptance`)."""
         continuous = tuple(row.name for row in self.dimensions if row.levels is None)
-        return SpaceSize(configurations=self._counter.total, continuous=continuous)
+        rules = tuple(rule.name for rule in self.rules)
+        return SpaceSize(configurations=self._counter.total, continuous=continuous, rules=rules)
 
     def configurations(self) -> Iterator[Configuration]:
         """Every configuration that the constraints admit, once, in a fixed order.
@@ -175,13 +180,14 @@ class SearchSpace:
         return True
 
     def check(self, configuration: Configuration) -> None:
-        """Raise ConfigurationError when `configuration` is not in this space, or a constraint refuses it."""
+        """Raise ConfigurationError when `configuration` is not in this space, or a rule or constraint refuses it."""
         built = build_from(self.structure, spell(self.structure, configuration))
         if built != configuration:
             raise ConfigurationError(
                 f"no network of this space: its dimensions spell {built.to_json()}, not {configuration.to_json()}",
                 hint="build it with autopeft.spaces.canonical.configuration",
             )
+        check_rules(configuration, self.rules)
         for constraint in self.constraints:
             value = self.quantity(constraint.quantity, configuration)
             if not constraint.holds(value):
@@ -235,16 +241,21 @@ class SearchSpace:
         return [other for other in neighbours(self.structure, configuration) if self.admits(other)]
 
     def admits(self, configuration: Configuration) -> bool:
-        """Whether every constraint holds."""
-        return all(row.holds(self.quantity(row.quantity, configuration)) for row in self.constraints)
+        """Whether every rule and every constraint holds."""
+        return all(rule.holds(configuration) for rule in self.rules) and all(
+            row.holds(self.quantity(row.quantity, configuration)) for row in self.constraints
+        )
 
     def quantity(self, name: str, configuration: Configuration) -> float:
         """A quantity known before training."""
         return self.parameters(configuration) if name == "parameters" else self._quantities[name](configuration)
 
     def excess(self, configuration: Configuration) -> float:
-        """How far beyond the constraints it is, relative to the limits and summed over them; 0 when admitted."""
-        return sum(row.excess(self.quantity(row.quantity, configuration)) for row in self.constraints)
+        """How far beyond the constraints it is, relative to the limits and summed over them, plus the number of broken
+        rules; 0 when admitted.
+        """
+        broken = sum(not rule.holds(configuration) for rule in self.rules)
+        return broken + sum(row.excess(self.quantity(row.quantity, configuration)) for row in self.constraints)
 
     def predicted(self, configuration: Configuration) -> dict[str, float]:
         """`parameters` and every given quantity."""
@@ -256,9 +267,16 @@ class SearchSpace:
                 "space: holds no network at all: every choice of it leaves every method absent",
                 hint="give a method a size above 0",
             )
-        if not self.constraints:
+        if not self.constraints and not self.rules:
             return
         best = closest(self)
+        for rule in self.rules:
+            if not rule.holds(best):
+                raise SpaceError(
+                    f"space: no configuration that keeps the rule {rule.name} was found; the closest has "
+                    f"{rule.problem(best)}",
+                    hint=rule.hint,
+                )
         broken = [row for row in self.constraints if not row.holds(self.quantity(row.quantity, best))]
         if broken:
             value = self.quantity(broken[0].quantity, best)

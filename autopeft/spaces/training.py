@@ -30,9 +30,16 @@ TRAINING_FIELDS: dict[str, Field] = {
             help="share of the adapted layers that one step trains",
         ),
         Field(name="learning_rate", kind=FieldKind.REAL, default=None, low=1e-12, high=10, help="peak, after warm-up"),
-        Field(name="ba_consistency", kind=FieldKind.REAL, default=None, low=0, high=1e4, help="BA-LoRA: keep the outputs"),
         Field(
-            name="ba_diversity", kind=FieldKind.REAL, default=None, low=0, high=1e4, help="BA-LoRA: decorrelate features"
+            name="ba_consistency", kind=FieldKind.REAL, default=None, low=0, high=1e4, help="BA-LoRA: keep the outputs"
+        ),
+        Field(
+            name="ba_diversity",
+            kind=FieldKind.REAL,
+            default=None,
+            low=0,
+            high=1e4,
+            help="BA-LoRA: decorrelate features",
         ),
         Field(
             name="ba_spectrum",

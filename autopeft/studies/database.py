@@ -1,7 +1,6 @@
 """Opening the database behind a study storage: every way in which a URL can be wrong, said before anything is made."""
 
 import json
-import logging
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autopeft.errors import MissingExtraError, NotFoundError, StorageError
+from autopeft.search.optuna_log import quiet_optuna
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -98,18 +98,6 @@ def root_cause(error: BaseException) -> BaseException:
         if below is None:
             return error
         error = below
-
-
-@contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Optuna's chatter about new studies is kept off the terminal while this is open."""
-    logger = logging.getLogger("optuna")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def swap_study_attr(engine: "Engine", study_id: int, key: str, *, old: object | None, new: object) -> bool:

@@ -92,7 +92,8 @@ def drive(
         reason = StopReason.ABORTED
         try:
             with signals_raise(stop), _announced(stop, runner):
-                executor_for(plan.worker, resources).run(runner, stop)
+                if not runner.spent:
+                    executor_for(plan.worker, resources).run(runner, stop)
             reason = runner.outcome if stop.level is StopLevel.NONE else StopReason.INTERRUPTED
         except KeyboardInterrupt:
             reason = StopReason.INTERRUPTED

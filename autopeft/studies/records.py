@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autopeft.errors import StorageError
+from autopeft.errors import ConfigurationError, StorageError
 from autopeft.objectives.measurement import Measurement
 from autopeft.search.trial import Failure, FailureKind
-from autopeft.spaces.configuration import Configuration, MethodSetting, Scalar, read_columns
+from autopeft.spaces.canonical import read_configuration
+from autopeft.spaces.configuration import Configuration, Scalar
 from autopeft.spaces.domain import Integer, LogReal, Real, ScalarDomain
-from autopeft.spaces.methods import METHODS
-from autopeft.spaces.methods.method import FieldKind
 from autopeft.spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class TrialRecord:
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> "TrialRecord":
         return cls(
-            configuration=read_configuration(data["configuration"]),  # type: ignore[arg-type]  # written by to_json
+            configuration=_read_configuration(data["configuration"]),  # type: ignore[arg-type]  # written by to_json
             predicted=data["predicted"],  # type: ignore[arg-type]  # written by to_json
             epochs=data["epochs"],  # type: ignore[arg-type]  # written by to_json
         )
@@ -91,26 +90,11 @@ def plain(document: object) -> object:
     return json.loads(json.dumps(document, default=lambda number: number.item()))
 
 
-def read_configuration(data: Mapping[str, object]) -> Configuration:
-    """The configuration that `Configuration.to_json` wrote.
-
-    Raises:
-        StorageError: It holds a method that this version does not have.
-    """
-    methods: list[MethodSetting] = []
-    training: list[tuple[str, bool | int | float | str]] = []
-    for name, value in sorted(data.items()):
-        if not isinstance(value, Mapping):
-            training.append((name, value))  # type: ignore[arg-type]  # a scalar by construction
-            continue
-        if name not in METHODS:
-            raise StorageError(
-                f"storage: a trial holds the method {name!r}; this version has {', '.join(sorted(METHODS))}",
-                hint="pip install -U autopeft",
-            )
-        sets = [field.name for field in METHODS[name].fields if field.kind is FieldKind.TARGETS]
-        methods.append(read_columns({**value, "method": name}, set_fields=sets))
-    return Configuration(methods=tuple(methods), training=tuple(training))
+def _read_configuration(data: Mapping[str, object]) -> Configuration:
+    try:
+        return read_configuration(data)
+    except ConfigurationError as error:
+        raise StorageError(f"storage: a trial's {error.message}", hint=error.hint) from None
 
 
 def optuna_parameters(

@@ -90,8 +90,12 @@ class Runner(AbstractTrialSource):
     @property
     def outcome(self) -> StopReason:
         """Why nothing more is proposed, once an executor ran dry."""
-        finished = sum(trial.state.finished for trial in self.history())
-        return StopReason.BUDGET if finished >= self._n_trials else StopReason.EXHAUSTED
+        return StopReason.BUDGET if self.spent else StopReason.EXHAUSTED
+
+    @property
+    def spent(self) -> bool:
+        """Whether as many trials as may be spent have finished."""
+        return sum(trial.state.finished for trial in self.history()) >= self._n_trials
 
     def close(self) -> None:
         """Nothing is written after this returns; a proposal still being computed comes to nothing."""

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from autopeft.errors import NotFoundError, StorageError
 from autopeft.objectives.objective import Objective
+from autopeft.search.optuna_log import quiet_optuna
 from autopeft.search.trial import History, Trial, TrialState
 from autopeft.spaces.space import SearchSpace
-from autopeft.studies.database import open_database, parse_url, quiet_optuna, swap_study_attr, translated
+from autopeft.studies.database import open_database, parse_url, swap_study_attr, translated
 from autopeft.studies.definition import HARMLESS, StudyDefinition
 from autopeft.studies.records import RunRecord, TrialRecord, optuna_parameters, plain
 

@@ -23,7 +23,7 @@ _BETAS: Final = (0.9, 0.999)
 
 @final
 class GaLoreAdamW(torch.optim.Optimizer):
-    """AdamW that keeps, for a matrix with both sides above `rank`, moments [R, max(M, N)] and a projector [min(M, N), R].
+    """AdamW that keeps moments [R, max(M, N)] and a projector [min(M, N), R] for a matrix with both sides above `rank`.
 
     The projector is the gradient's leading singular vectors, taken again every `gap` steps. Every other tensor is
     moved as AdamW moves it.

@@ -192,7 +192,7 @@ def find_classes(train: Split, table: Table, task: TaskSpec, kind: LabelKind) ->
 
 
 def _choice_names(train: Split) -> tuple[str, ...]:
-    """What the choices are called: numbers from 0, numbers from 1 (where 0 never is and the last one is), or letters."""
+    """What the choices are called: numbers from 0, from 1 (where 0 never occurs and the last one does), or letters."""
     n, found = len(train.texts[0]) - 1, set(train.labels)
     letters = tuple(_LETTERS[:n])
     zero, one = (tuple(str(index + start) for index in range(n)) for start in (0, 1))

@@ -143,9 +143,7 @@ class Density(AbstractRegularizer):
         for terms, downs in zip(self._terms, self._blocks, strict=True):
             for down in downs:
 
-                def keep(
-                    _: nn.Module, args: tuple[torch.Tensor, ...], terms: list[torch.Tensor] = terms
-                ) -> None:
+                def keep(_: nn.Module, args: tuple[torch.Tensor, ...], terms: list[torch.Tensor] = terms) -> None:
                     square = _real(args[0], batch).float().square()
                     terms.append((square / (square + self._epsilon)).mean())
 
@@ -164,7 +162,9 @@ class Regularizers:
         ConfigurationError: A term that this model or task has nothing for.
     """
 
-    def __init__(self, loaded: LoadedModel, adapters: AdapterSet, settings: TrainingSettings, *, regression: bool) -> None:
+    def __init__(
+        self, loaded: LoadedModel, adapters: AdapterSet, settings: TrainingSettings, *, regression: bool
+    ) -> None:
         self._loaded = loaded
         self._adapters = adapters
         self._terms = _chosen(loaded, settings, regression=regression)
@@ -194,7 +194,9 @@ class Regularizers:
     def _bare(self) -> Iterator[None]:
         """The model without its adapters, nothing dropped out."""
         training = self._adapters.training
-        heads = [module for name in self._loaded.head_names for module in self._loaded.model.get_submodule(name).modules()]
+        heads = [
+            module for name in self._loaded.head_names for module in self._loaded.model.get_submodule(name).modules()
+        ]
         modes = [module.training for module in heads]
         self._adapters.remove()
         for module in heads:

@@ -15,10 +15,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from transformers import PreTrainedModel
 
-from autopeft.errors import ModelError
-from autopeft.spaces.configuration import Configuration, MethodSetting, Scalar, read_columns
-from autopeft.spaces.methods import METHODS
-from autopeft.spaces.methods.method import FieldKind
+from autopeft.errors import ConfigurationError, ModelError
+from autopeft.spaces.canonical import read_configuration
+from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.trainers.inject import AdapterSet, build
 from autopeft.trainers.job import ModelSpec
@@ -70,7 +69,7 @@ class AdapterInfo:
     def from_json(cls, data: Mapping[str, Any]) -> "AdapterInfo":
         """Raises KeyError, TypeError or ValueError when `data` is not what `to_json` gave."""
         return cls(
-            configuration=_read_configuration(data["configuration"]),
+            configuration=read_configuration(data["configuration"]),
             spec=ModelSpec(**data["model"]),
             shape=ModelShape.from_json(data["shape"]),
             base_prefix=data["base_prefix"],
@@ -242,6 +241,8 @@ def _read_json(folder: Path) -> tuple[AdapterInfo, str]:
         data = json.loads(file.read_text(encoding="utf-8"))
         if data["format_version"] == FORMAT_VERSION:
             return AdapterInfo.from_json(data), str(data["sha256"])
+    except ConfigurationError as error:
+        raise ModelError(f"{file}: {error.message}", hint=error.hint) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{file}: damaged: {type(error).__name__}: {_first_line(error)}", hint=_REPEAT) from None
     raise ModelError(
@@ -256,22 +257,3 @@ def _first_line(error: Exception) -> str:
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().cpu().contiguous()
-
-
-def _read_configuration(data: Mapping[str, object]) -> Configuration:
-    """The configuration that `Configuration.to_json` wrote.
-
-    Raises:
-        ValueError: A nested mapping under a name that is no method.
-    """
-    methods: list[MethodSetting] = []
-    training: list[tuple[str, Scalar]] = []
-    for name, value in sorted(data.items()):
-        if name in METHODS and isinstance(value, Mapping):
-            sets = [field.name for field in METHODS[name].fields if field.kind is FieldKind.TARGETS]
-            methods.append(read_columns({**value, "method": name}, set_fields=sets))
-        elif isinstance(value, (bool, int, float, str)):
-            training.append((name, value))
-        else:
-            raise ValueError(f"unknown method {name!r}")
-    return Configuration(methods=tuple(methods), training=tuple(training))

@@ -73,9 +73,7 @@ def _number_outputs(model: "PreTrainedModel", batch: Batch, device: "torch.devic
     return logits_B1[:, 0], targets_B
 
 
-def token_outputs(
-    model: "PreTrainedModel", batch: Batch, device: "torch.device", **more: "torch.Tensor"
-) -> "Outputs":
+def token_outputs(model: "PreTrainedModel", batch: Batch, device: "torch.device", **more: "torch.Tensor") -> "Outputs":
     """Logits of the positions that have a target, and of no other: the rest of `[B, T, V]` is never made.
 
     The rows are picked before the vocabulary projection, so that whatever the model does to its logits is still done.

@@ -12,9 +12,10 @@ from sqlalchemy import event
 
 from autopeft.errors import MissingExtraError, NotFoundError, StorageError
 from autopeft.search.trial import Failure, FailureKind, TrialState
+from autopeft.spaces.canonical import read_configuration
 from autopeft.studies.database import translated
 from autopeft.studies.definition import StudyDefinition
-from autopeft.studies.records import RunRecord, TrialRecord, read_configuration
+from autopeft.studies.records import RunRecord, TrialRecord
 from autopeft.studies.storage import StoredStudy, StudyStorage
 from tests.studies.support import OBJECTIVES, definition, measurement, open_study, small_space
 
@@ -61,8 +62,10 @@ def test_every_configuration_survives_its_json() -> None:
 
 
 def test_a_method_of_a_later_version_is_named() -> None:
-    with pytest.raises(StorageError, match="holds the method 'dora2'; this version has lora"):
-        read_configuration({"dora2": {"layers": [0], "rank": 4}})
+    (record,) = records(1)
+    row = record.to_json() | {"configuration": {"dora2": {"layers": [0], "rank": 4}}}
+    with pytest.raises(StorageError, match="a trial's configuration: unknown method 'dora2'; this version has"):
+        TrialRecord.from_json(row)
 
 
 def test_numbers_of_numpy_are_stored_as_plain_ones(tmp_path: Path) -> None:

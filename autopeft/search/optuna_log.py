@@ -1,0 +1,17 @@
+"""Optuna's log, kept off the terminal."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Optuna's chatter about new studies goes nowhere while this is open; its log level is put back afterwards."""
+    logger = logging.getLogger("optuna")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,122 @@
+"""Rules between dimensions: combinations that can be written down but not trained as they are meant.
+
+A method's own limits (a rank above a width, a divisor) are in its `check`. What stands here couples methods with each
+other or with training settings. A space never proposes what breaks a rule; a hand-written configuration that does is
+refused with the rule's name.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Final, final
+
+from autopeft.errors import ConfigurationError
+from autopeft.spaces.configuration import Configuration, Scalar
+from autopeft.spaces.factors import FACTORED
+
+LOW_RANK: Final = ("binary_lora", "lora", "lora_group", "mola", "s2_lora", "slora")
+"""Methods that add a low-rank update to the weights of a linear map, beside `peft_lora`."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One table row."""
+
+    name: str
+    meaning: str
+    """One sentence for the documentation."""
+    concerns: tuple[str, ...]
+    """Methods and training settings of which one must be there for the rule to say anything."""
+    problem: Callable[[Configuration], str]
+    """What is wrong, beginning with the place; empty when the rule holds."""
+    hint: str
+
+    def holds(self, configuration: Configuration) -> bool:
+        return not self.problem(configuration)
+
+
+def _settings(configuration: Configuration) -> Mapping[str, Scalar]:
+    return dict(configuration.training)
+
+
+def _has_factors(configuration: Configuration) -> bool:
+    return any(setting.method in FACTORED for setting in configuration)
+
+
+def _needs_factors(name: str, off: Collection[Scalar]) -> Callable[[Configuration], str]:
+    def problem(configuration: Configuration) -> str:
+        value = _settings(configuration).get(name)
+        if value is None or value in off or _has_factors(configuration):
+            return ""
+        methods = ", ".join(setting.method for setting in configuration)
+        return f"{name}: {value} acts on the factors A and B of low-rank pairs, which {methods} does not have"
+
+    return problem
+
+
+def _variants(configuration: Configuration) -> tuple[str, ...]:
+    """Different variants of `peft_lora` on the layers of `configuration`."""
+    setting = configuration.method("peft_lora")
+    return () if setting is None else tuple(dict.fromkeys(str(value) for value in setting.column("variant")))
+
+
+def _kasa_alone(configuration: Configuration) -> str:
+    variants = _variants(configuration)
+    if "kasa" not in variants:
+        return ""
+    others = [name for name in variants if name != "kasa"]
+    others += [setting.method for setting in configuration if setting.method in LOW_RANK]
+    return f"peft_lora.variant: kasa cuts the base weights, beside {', '.join(others)}" if others else ""
+
+
+def _trained_factor(configuration: Configuration) -> str:
+    if _settings(configuration).get("optimizer") != "lora_fa" or "mica" not in _variants(configuration):
+        return ""
+    return "optimizer: lora_fa freezes the factors A, which are all that peft_lora.variant mica trains"
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    Rule(
+        name="lora-fa-needs-factors",
+        meaning="`optimizer: lora_fa` needs a method with low-rank factors.",
+        concerns=("optimizer",),
+        problem=_needs_factors("optimizer", ("adamw", "galore")),
+        hint="use optimizer adamw, or add a method such as lora",
+    ),
+    Rule(
+        name="lora-plus-needs-factors",
+        meaning="A `lora_plus_ratio` other than 1 needs a method with low-rank factors.",
+        concerns=("lora_plus_ratio",),
+        problem=_needs_factors("lora_plus_ratio", (1.0,)),
+        hint="use a ratio of 1, or add a method such as lora",
+    ),
+    Rule(
+        name="lora-fa-leaves-something",
+        meaning="`optimizer: lora_fa` freezes the only factor that the variant `mica` of `peft_lora` trains.",
+        concerns=("optimizer",),
+        problem=_trained_factor,
+        hint="use optimizer adamw, or another variant",
+    ),
+    Rule(
+        name="kasa-alone",
+        meaning="The variant `kasa` of `peft_lora` truncates the base weights: no other low-rank update beside it, and"
+        " no other variant on other layers.",
+        concerns=("peft_lora",),
+        problem=_kasa_alone,
+        hint="use kasa on all layers and no other low-rank method, or another variant",
+    ),
+)
+"""Every rule, in the order in which they are asked."""
+
+
+def relevant(names: Collection[str]) -> tuple[Rule, ...]:
+    """The rules that may say something where these methods and training settings can occur."""
+    return tuple(rule for rule in RULES if any(name in names for name in rule.concerns))
+
+
+def check_rules(configuration: Configuration, rules: Collection[Rule] = RULES) -> None:
+    """Raise ConfigurationError for the first of `rules` that `configuration` breaks."""
+    for rule in rules:
+        problem = rule.problem(configuration)
+        if problem:
+            raise ConfigurationError(f"{problem} (rule {rule.name})", hint=rule.hint)

@@ -1,0 +1,121 @@
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from autopeft.errors import ConfigurationError, SpaceError
+from autopeft.spaces.canonical import configuration
+from autopeft.spaces.definition import SpaceDefinition
+from autopeft.spaces.factors import FACTORED
+from autopeft.spaces.methods import METHODS
+from autopeft.spaces.space import SearchSpace
+from autopeft.spaces.training import TRAINING_FIELDS
+from autopeft.spaces.validity_rules import LOW_RANK, RULES, relevant
+from tests.spaces import builders
+
+SHAPE = builders.shape(2, hidden=48, heads=4)
+MIXED: dict[str, object] = {
+    "lora": {"rank": "choice(0, 4)"},
+    "serial_adapter": {"bottleneck": "choice(0, 8)"},
+    "optimizer": "choice(adamw, lora_fa, galore)",
+    "lora_plus_ratio": "choice(1, 4)",
+}
+
+
+def space(mapping: Mapping[str, object], *constraints: str) -> SearchSpace:
+    return SearchSpace.bind(SpaceDefinition.from_mapping(mapping), SHAPE, constraints=constraints)
+
+
+def test_rules_name_methods_and_settings_that_exist() -> None:
+    names = {name for rule in RULES for name in rule.concerns}
+    assert names <= METHODS.keys() | TRAINING_FIELDS.keys()
+    assert set(FACTORED) == {*LOW_RANK, "peft_lora"}
+    assert len({rule.name for rule in RULES}) == len(RULES)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            {"serial_adapter": {"bottleneck": 8}, "optimizer": "lora_fa"},
+            r"optimizer: lora_fa acts on the factors A and B of low-rank pairs, which serial_adapter does not have "
+            r"\(rule lora-fa-needs-factors\) \(use optimizer adamw",
+        ),
+        (
+            {"prefix_tuning": {"length": 2}, "lora_plus_ratio": 4},
+            r"lora_plus_ratio: 4\.0 acts on .* prefix_tuning does not have \(rule lora-plus-needs-factors\)",
+        ),
+        (
+            {"peft_lora": {"rank": 4, "variant": "mica"}, "optimizer": "lora_fa"},
+            r"freezes the factors A, which are all that .* mica trains \(rule lora-fa-leaves-something\)",
+        ),
+        (
+            {"peft_lora": {"rank": 4, "variant": "kasa"}, "lora": {"rank": 2}},
+            r"peft_lora\.variant: kasa cuts the base weights, beside lora \(rule kasa-alone\)",
+        ),
+        (
+            {"peft_lora": {"rank": 4, "variant": ["kasa", "dora"]}},
+            r"kasa cuts the base weights, beside dora \(rule kasa-alone\)",
+        ),
+    ],
+)
+def test_a_hand_written_configuration_is_refused_with_the_rule(source: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        configuration(source, SHAPE)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"serial_adapter": {"bottleneck": 8}, "optimizer": "galore", "lora_plus_ratio": 1},
+        {"serial_adapter": {"bottleneck": 8}, "lora": {"rank": 2}, "optimizer": "lora_fa", "lora_plus_ratio": 4},
+        {"peft_lora": {"rank": 4, "variant": "kasa"}, "serial_adapter": {"bottleneck": 8}},
+        {"peft_lora": {"rank": 4, "variant": ["plain", "dora"]}, "lora": {"rank": 2}},
+    ],
+)
+def test_what_keeps_the_rules_is_taken(source: dict[str, object]) -> None:
+    assert configuration(source, SHAPE).methods
+
+
+def test_only_rules_that_can_say_something_are_asked() -> None:
+    assert relevant({"lora", "learning_rate"}) == ()
+    assert space({"lora": {"rank": "choice(0, 4)"}}).size().rules == ()
+    assert space(MIXED).size().rules == ("lora-fa-needs-factors", "lora-plus-needs-factors", "lora-fa-leaves-something")
+
+
+def test_a_space_lists_and_draws_exactly_what_keeps_the_rules() -> None:
+    made = space(MIXED)
+    assert made.size().configurations == 3 * 6, "sizes do not know of rules"
+    listed = list(made.configurations())
+    assert len(listed) == 2 * 6 + 2, "a serial adapter alone has two optimizers and one ratio"
+    drawn = made.sample(np.random.default_rng(0), 4000)
+    assert set(drawn) == set(listed)
+    counts = np.array([drawn.count(one) for one in listed])
+    assert np.abs(counts / len(drawn) * len(listed) - 1).max() < 0.3
+    assert made.acceptance(np.random.default_rng(1), 2000) == pytest.approx(14 / 18, abs=0.05)
+    for one in listed:
+        made.check(one)
+        assert all(made.contains(other) for other in made.neighbours(one))
+
+
+def test_a_broken_rule_is_named_by_check() -> None:
+    made = space(MIXED)
+    wrong = made.assemble(
+        {"lora.rank": 0, "serial_adapter.bottleneck": 8, "optimizer": "lora_fa", "lora_plus_ratio": 1.0}
+    )
+    assert not made.admits(wrong)
+    assert made.excess(wrong) == 1.0
+    with pytest.raises(ConfigurationError, match="rule lora-fa-needs-factors"):
+        made.check(wrong)
+
+
+def test_rules_and_constraints_hold_together() -> None:
+    made = space(MIXED, "parameters <= 5%")
+    for one in made.sample(np.random.default_rng(2), 50):
+        made.check(one)
+
+
+def test_a_space_in_which_every_configuration_breaks_a_rule_is_refused() -> None:
+    message = r"space: no configuration that keeps the rule lora-fa-needs-factors was found; the closest has optimizer"
+    with pytest.raises(SpaceError, match=message):
+        space({"serial_adapter": {"bottleneck": "choice(4, 8)"}, "optimizer": "lora_fa"})
