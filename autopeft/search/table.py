@@ -1,10 +1,10 @@
 """The table of search engines: one file each, one row each; an engine's libraries load when it is made."""
 
 from collections.abc import Callable
-from difflib import get_close_matches
 
 from autopeft.errors import SpecError
 from autopeft.search.searcher import AbstractSearcher, SearchProblem
+from autopeft.spaces.suggest import nearest
 
 Factory = Callable[[SearchProblem], AbstractSearcher]
 
@@ -49,7 +49,7 @@ def make_searcher(engine: str, problem: SearchProblem) -> AbstractSearcher:
         SpecError: No such engine.
     """
     if engine not in SEARCHERS:
-        near = get_close_matches(engine, SEARCHERS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"engines are {', '.join(SEARCHERS)}"
-        raise SpecError(f"search.engine: got {engine!r}; engines are {', '.join(SEARCHERS)}", hint=hint)
+        raise SpecError(
+            f"search.engine: got {engine!r}; engines are {', '.join(SEARCHERS)}", hint=nearest(engine, SEARCHERS)
+        )
     return SEARCHERS[engine](problem)

@@ -25,8 +25,8 @@ def configuration(source: Mapping[str, object], shape: ModelShape) -> Configurat
         shape: The base model.
 
     Raises:
-        ConfigurationError: An unknown name, a wrong value, something the model cannot have, nothing adapted, or a rule between
-            dimensions that is broken (`validity_rules`).
+        ConfigurationError: An unknown name, a wrong value, something the model cannot have, nothing adapted, or a rule
+            between dimensions that is broken (`validity_rules`).
     """
     known = (*METHODS, *TRAINING_FIELDS)
     settings: list[MethodSetting] = []

@@ -17,7 +17,7 @@ FACTORED: Final[Mapping[str, tuple[str, ...]]] = {
     "s2_lora": ("rank",),
     "slora": ("rank",),
 }
-"""Methods whose trained tensors are a first factor A and a second factor B, and the fields whose product is A's rows."""
+"""Methods that train a first factor A and a second factor B, and the fields whose product is the rows of A."""
 
 
 def first_factor_parameters(configuration: Configuration, shape: ModelShape) -> int:

@@ -4,7 +4,13 @@ import difflib
 from collections.abc import Iterable
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that looks most like `name`, None when none does; swapped letters are the likeliest slip."""
+    close = difflib.get_close_matches(name[:100], list(known), n=3, cutoff=0.5)
+    return min(close, key=lambda word: sorted(word) != sorted(name), default=None)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean 'rank'?`, or an empty string when nothing known is close."""
-    close = difflib.get_close_matches(name[:100], list(known), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else ""
+    close = closest(name, known)
+    return f"did you mean {close!r}?" if close else ""

@@ -61,6 +61,12 @@ TRAINING_FIELDS: dict[str, Field] = {
             help="DEFT: square of the activation that counts half",
         ),
         Field(
+            name="ggpo_sigma", kind=FieldKind.REAL, default=None, low=0, high=1e3, help="GGPO: noise by weights' size"
+        ),
+        Field(
+            name="ggpo_beta", kind=FieldKind.REAL, default=None, low=0, high=1e3, help="GGPO: noise by gradients' size"
+        ),
+        Field(
             name="optimizer",
             kind=FieldKind.CATEGORY,
             default=None,

@@ -54,6 +54,14 @@ def _needs_factors(name: str, off: Collection[Scalar]) -> Callable[[Configuratio
     return problem
 
 
+def _noise_without_lora(configuration: Configuration) -> str:
+    for name in ("ggpo_sigma", "ggpo_beta"):
+        value = _settings(configuration).get(name)
+        if value and configuration.method("lora") is None:
+            return f"{name}: {value} puts noise on the targets of lora, which this configuration does not have"
+    return ""
+
+
 def _variants(configuration: Configuration) -> tuple[str, ...]:
     """Different variants of `peft_lora` on the layers of `configuration`."""
     setting = configuration.method("peft_lora")
@@ -89,6 +97,13 @@ RULES: Final[tuple[Rule, ...]] = (
         concerns=("lora_plus_ratio",),
         problem=_needs_factors("lora_plus_ratio", (1.0,)),
         hint="use a ratio of 1, or add a method such as lora",
+    ),
+    Rule(
+        name="ggpo-needs-lora",
+        meaning="`ggpo_sigma` and `ggpo_beta` above 0 put noise on the targets of `lora`, which must be there.",
+        concerns=("ggpo_sigma", "ggpo_beta"),
+        problem=_noise_without_lora,
+        hint="set both to 0, or add lora",
     ),
     Rule(
         name="lora-fa-leaves-something",

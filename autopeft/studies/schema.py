@@ -4,9 +4,7 @@ pydantic checks keys and types here and nowhere else; errors come out as one lin
 what is allowed and the nearest known key.
 """
 
-import difflib
 import re
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -14,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from autopeft.errors import SpecError
 from autopeft.objectives.objective import METRICS
+from autopeft.spaces.suggest import nearest
 from autopeft.studies.yaml_file import Document, Path_, dotted
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
@@ -89,6 +88,8 @@ class TrainingSection(_Section):
     ba_spectrum: Annotated[float, Field(ge=0.0)] = 0.0
     density: Annotated[float, Field(ge=0.0)] = 0.0
     density_epsilon: Annotated[float, Field(gt=0.0)] = 1e-7
+    ggpo_sigma: Annotated[float, Field(ge=0.0)] = 0.0
+    ggpo_beta: Annotated[float, Field(ge=0.0)] = 0.0
     measure_density: bool = False
     galore_rank: PositiveInt = 8
     layer_sampling: Literal["none", "importance", "random"] = "none"
@@ -161,12 +162,6 @@ def _check_resources(file: StudyFile, document: Document) -> None:
             f"{document.place(('resources', 'trials_per_job'))}: got {asked}; this version trains one trial a job",
             hint="use 1 or auto, and resources.max_jobs for several jobs at a time",
         )
-
-
-def nearest(word: str, known: Mapping[str, object] | tuple[str, ...] | list[str]) -> str:
-    """A hint with the known word that looks most like `word`; empty when none does."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else ""
 
 
 def _first_error(error: ValidationError, document: Document) -> SpecError:

@@ -87,6 +87,9 @@ class TrainingSettings:
     ba_spectrum: float = 0.0
     density: float = 0.0
     density_epsilon: float = 1e-7
+    ggpo_sigma: float = 0.0
+    """Of `perturbation.WeightNoise`, as is `ggpo_beta`; both 0 is off."""
+    ggpo_beta: float = 0.0
     measure_density: bool = False
     """Measure `activation_density` on the validation rows (`regularizers.DensityMeter`)."""
     galore_rank: int = 8

@@ -28,7 +28,7 @@ from autopeft.trainers.sites import layers_of
 from autopeft.trainers.task import Task
 from autopeft.trainers.tokens import TokenizedSplit
 
-WEIGHTS = ("ba_consistency", "ba_diversity", "ba_spectrum", "density")
+WEIGHTS = ("ba_consistency", "ba_diversity", "ba_spectrum", "density", "ggpo_sigma", "ggpo_beta")
 """Settings that weigh a term of the loss."""
 SCHEDULES = ("linear", "cosine", "constant")
 
@@ -216,6 +216,7 @@ def _train_epoch(
                 extra = [term for term in (run.adapters.penalty(), regularizers.penalty()) if term is not None]
                 if parameters:
                     sum(extra, start=loss).backward()
+                    regularizers.observe()
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
             optimizer.step()

@@ -20,6 +20,7 @@ from autopeft.trainers.batches import Batch
 from autopeft.trainers.inject import AdapterSet
 from autopeft.trainers.job import TrainingSettings
 from autopeft.trainers.model import LoadedModel
+from autopeft.trainers.perturbation import WeightNoise
 from autopeft.trainers.sites import layers_of
 
 SPECTRUM_VALUES: Final = 3
@@ -168,6 +169,7 @@ class Regularizers:
         self._loaded = loaded
         self._adapters = adapters
         self._terms = _chosen(loaded, settings, regression=regression)
+        self._noise = WeightNoise(loaded, adapters, sigma=settings.ggpo_sigma, beta=settings.ggpo_beta)
         self._last: torch.Tensor | None = None
 
     def outputs(self, ask: Callable[[], Pair], batch: Batch) -> Pair:
@@ -176,7 +178,7 @@ class Regularizers:
         if any(term.needs_frozen for term in self._terms):
             with torch.no_grad(), self._bare():
                 frozen, _ = ask()
-        handles = [handle for term in self._terms for handle in term.watch(batch)]
+        handles = [handle for term in self._terms for handle in term.watch(batch)] + self._noise.watch()
         try:
             outputs, targets = ask()
         finally:
@@ -189,6 +191,10 @@ class Regularizers:
     def penalty(self) -> torch.Tensor | None:
         """The weighted sum of the terms after the last `outputs`; None when none is switched on."""
         return self._last
+
+    def observe(self) -> None:
+        """What the next step needs of the gradients, after the backward pass."""
+        self._noise.observe()
 
     @contextmanager
     def _bare(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from autopeft.errors import DataError, MissingExtraError
+from autopeft.spaces.suggest import nearest
 from autopeft.trainers.job import DataSpec
 
 _FIELD_LIMIT = 1 << 28
@@ -37,10 +38,9 @@ class Table:
         if name in self.columns:
             return self.columns[name]
         known = list(self.columns)
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         raise DataError(
             f"{self.place}: no column {name!r} ({setting}); the columns are {', '.join(map(repr, known)) or 'none'}",
-            hint=f"did you mean {near[0]!r}?" if near else f"set {setting} to one of them",
+            hint=nearest(name, known) or f"set {setting} to one of them",
         )
 
 

@@ -57,10 +57,10 @@ class TokenizedSplit:
     def learnable(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Whether each row holds something to learn from: a token, a target, a tagged word."""
         if self.parts is not None:
-            return (self.parts > 0).all(axis=1)
+            return np.asarray((self.parts > 0).all(axis=1))
         if self.tags is not None:
             known = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(self.tags >= 0)])
-            return np.diff(known[self.offsets]) > 0
+            return np.asarray(known[self.offsets[1:]] > known[self.offsets[:-1]])
         return self.lengths > self.starts
 
     def cells(self, rows: np.ndarray) -> np.ndarray:

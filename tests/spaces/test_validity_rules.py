@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +47,10 @@ def test_rules_name_methods_and_settings_that_exist() -> None:
             r"lora_plus_ratio: 4\.0 acts on .* prefix_tuning does not have \(rule lora-plus-needs-factors\)",
         ),
         (
+            {"serial_adapter": {"bottleneck": 8}, "ggpo_beta": 0.1},
+            r"ggpo_beta: 0\.1 puts noise on the targets of lora, .* does not have \(rule ggpo-needs-lora\)",
+        ),
+        (
             {"peft_lora": {"rank": 4, "variant": "mica"}, "optimizer": "lora_fa"},
             r"freezes the factors A, which are all that .* mica trains \(rule lora-fa-leaves-something\)",
         ),
@@ -75,6 +80,12 @@ def test_a_hand_written_configuration_is_refused_with_the_rule(source: dict[str,
 )
 def test_what_keeps_the_rules_is_taken(source: dict[str, object]) -> None:
     assert configuration(source, SHAPE).methods
+
+
+def test_every_rule_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    for rule in RULES:
+        assert f"| `{rule.name}` | {rule.meaning} |" in page
 
 
 def test_only_rules_that_can_say_something_are_asked() -> None:

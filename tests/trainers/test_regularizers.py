@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,9 @@ from autopeft.trainers.batches import Batch, collate
 from autopeft.trainers.inject import AdapterSet, inject
 from autopeft.trainers.job import Report, TrainingSettings, TrainJob
 from autopeft.trainers.loop import check_settings
-from autopeft.trainers.model import LoadedModel
+from autopeft.trainers.adapters.lora import LoraPair
+from autopeft.trainers.model import LoadedModel, set_training
+from autopeft.trainers.perturbation import WeightNoise, _Noise
 from autopeft.trainers.regularizers import (
     Consistency,
     DensityMeter,
@@ -43,7 +46,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
 
 
 @pytest.fixture
-def adapters(trainer: Trainer) -> AdapterSet:
+def adapters(trainer: Trainer) -> Iterator[AdapterSet]:
     made = inject(trainer.loaded.model, trainer.loaded.shape, CONFIG, seed=0)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -90,8 +93,6 @@ def test_consistency_compares_with_the_model_without_adapters(trainer: Trainer, 
 
 
 def test_dropout_is_as_it_was_after_the_look_without_adapters(trainer: Trainer, adapters: AdapterSet) -> None:
-    from autopeft.trainers.model import set_training
-
     set_training(trainer.loaded, training=True)
     adapters.train()
     modes = [module.training for module in (*trainer.loaded.model.modules(), *adapters.modules())]
@@ -220,9 +221,54 @@ def test_the_density_loss_lowers_the_measured_density(tmp_path: Path) -> None:
     assert found[10.0]["activation_density"] < 0.95 * found[0.0]["activation_density"]
 
 
+def full_noise_spread(pair: LoraPair, weight: torch.Tensor, sigma: float, beta: float) -> torch.Tensor:
+    """The same from whole matrices."""
+    assert pair.a.grad is not None
+    assert pair.b.grad is not None
+    update = pair.scale * pair.b @ pair.a
+    gradient = pair.scale * (pair.b @ pair.a.grad + pair.b.grad @ pair.a)
+    norms = (weight.square().sum(1) + update.square().sum(1)).sqrt()
+    return (sigma * norms + beta * gradient.square().sum(1)) / weight.shape[0] ** 0.5
+
+
+def test_the_noise_of_each_row_is_as_whole_matrices_say(trainer: Trainer, adapters: AdapterSet) -> None:
+    noise = WeightNoise(trainer.loaded, adapters, sigma=0.03, beta=0.5)
+    plain(trainer).square().sum().backward()
+    noise.observe()
+    assert len(noise._sites) == 4
+    for site in noise._sites:
+        expected = full_noise_spread(site.pair, site.linear.weight, 0.03, 0.5)
+        assert torch.allclose(noise.spread(site), expected, rtol=1e-4)
+        assert site.gradient_O.any()
+    trainer.loaded.model.zero_grad()
+
+
+def test_noise_is_there_while_watched_only(trainer: Trainer, adapters: AdapterSet) -> None:
+    before = plain(trainer)
+    terms = Regularizers(trainer.loaded, adapters, replace(support.SETTINGS, ggpo_sigma=0.1), regression=False)
+    batch = batch_of(trainer)
+    ask = partial(trainer._task.outputs, trainer.loaded.model, batch, CPU)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        noisy, again = terms.outputs(ask, batch)[0], terms.outputs(ask, batch)[0]
+    assert not torch.allclose(noisy, before, atol=1e-4)
+    assert not torch.allclose(noisy, again, atol=1e-4), "new in every pass"
+    assert torch.equal(plain(trainer), before)
+    assert terms.penalty() is None
+
+
+def test_the_noise_has_the_stated_size() -> None:
+    spread = torch.tensor([0.0, 0.5, 2.0])
+    x = torch.eye(400)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        made = _Noise(spread)(nn.Identity(), (x,), torch.zeros(400, 3))
+    assert torch.allclose(made.std(0), spread, rtol=0.1)
+
+
 @pytest.mark.parametrize("kind", ["classes", "language"])
 def test_training_with_every_term_learns(kind: str, tmp_path: Path) -> None:
-    terms = {"ba_consistency": 1e-3, "ba_diversity": 1e-3, "ba_spectrum": 1e-3, "density": 1e-3}
+    terms = {"ba_consistency": 1e-3, "ba_diversity": 1e-3, "ba_spectrum": 1e-3, "density": 1e-3, "ggpo_sigma": 0.01, "ggpo_beta": 0.01}
     task = support.classification(tmp_path) if kind == "classes" else support.language(tmp_path)
     model = "bert" if kind == "classes" else "llama"
     trainer = support.trainer(tmp_path, task, model=model)
