@@ -12,7 +12,6 @@ from autopeft.errors import SpecError
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
 from autopeft.studies.bind import BoundStudy, bind_study
-from autopeft.studies.describe import describe
 from autopeft.studies.events import StopReason
 from autopeft.studies.load import load_spec
 from autopeft.studies.progress import choose_mode
@@ -190,7 +189,7 @@ def estimate(
     if as_json:
         print_json(found.to_json())
     else:
-        print_table(estimate_table(found.to_json(), describe(found.configuration, found.shape)))
+        print_table(estimate_table(found.to_json(), found.described))
 
 
 def sync(name: str, *, storage: str, as_json: bool) -> None:

@@ -11,6 +11,9 @@ from autopeft.objectives.parameters import count_parameters
 from autopeft.spaces.canonical import configuration
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.model_shape import ModelShape
+from autopeft.spaces.peft_config import count_peft_config
+from autopeft.spaces.peft_targets import targeted
+from autopeft.studies.describe import describe
 from autopeft.studies.load import resolve_path
 from autopeft.studies.yaml_file import read_yaml
 from autopeft.trainers.job import ModelSpec
@@ -25,8 +28,8 @@ class Estimate:
     parameters: int
     base_parameters: int
     memory: MemoryBreakdown
-    configuration: Configuration
-    shape: ModelShape
+    described: str
+    """The configuration in a line; for another library's, what its memory was predicted as."""
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -41,7 +44,9 @@ def estimate(model: str, file: Path, *, batch_size: int, sequence_length: int, d
 
     Args:
         model: Hub id or folder.
-        file: An AutoPEFT configuration (YAML or JSON; `front --json` and exported folders hold such).
+        file: An AutoPEFT configuration (YAML or JSON; exported folders hold one), or a Hugging Face
+            `adapter_config.json`: its parameters are exact for every type, its activations those of LoRA on the same
+            modules (of prefixes where it adapts no module).
         batch_size: Rows of a training batch.
         sequence_length: Tokens of its longest row.
         dtype: Of the frozen weights; None takes the checkpoint's.
@@ -55,16 +60,50 @@ def estimate(model: str, file: Path, *, batch_size: int, sequence_length: int, d
         raise SpecError(f"--dtype: got {dtype!r}; allowed: {', '.join(DTYPES)}")
     shape = read_shape(ModelSpec(name=resolve_path(model, folder=None), dtype=dtype))
     shape = shape if dtype is None else replace(shape, dtype=dtype)
-    chosen = configuration(read_configuration_file(file), shape)
+    written = read_configuration_file(file)
+    foreign = "peft_type" in written
+    chosen = _alike(written, shape) if foreign else configuration(written, shape)
     memory = predict_memory(
         shape, chosen, batch_size=batch_size, length=sequence_length, n_labels=None if shape.causal else 2
     )
+    counted = count_parameters(chosen, shape).total
+    parameters = count_peft_config(written, shape) if foreign else counted
+    line = describe(chosen, shape)
     return Estimate(
-        parameters=count_parameters(chosen, shape).total,
+        parameters=parameters,
         base_parameters=shape.base_parameters,
-        memory=memory,
-        configuration=chosen,
-        shape=shape,
+        memory=_with_parameters(memory, parameters - counted),
+        described=f"{written['peft_type']}, its activations as those of {line}" if foreign else line,
+    )
+
+
+def _alike(config: Mapping[str, object], shape: ModelShape) -> Configuration:
+    """The configuration of ours whose activations stand for those of a peft adapter."""
+    if not config.get("target_modules") or config["peft_type"] == "ADAPTION_PROMPT":
+        length = config.get("num_virtual_tokens") or config.get("adapter_len") or 20
+        return configuration({"prefix_tuning": {"length": length}}, shape)
+    named = {module.bare for module in targeted(config, shape) if module.linear is not None}
+    rank = config.get("r") if isinstance(config.get("r"), int) else 8
+    layers = [
+        (layer, [site.name for site in row if f"{shape.layer_path}.{layer}.{site.name}" in named])
+        for layer, row in enumerate(shape.layers)
+    ]
+    adapted = [(layer, names) for layer, names in layers if names]
+    if not adapted:
+        return configuration({"prefix_tuning": {"length": 1}}, shape)
+    widest = min(min(site.d_in, site.d_out) for row in shape.layers for site in row)
+    fields = {"layers": [layer for layer, _ in adapted], "rank": min(int(str(rank)), widest)}
+    return configuration({"lora": {**fields, "targets": [names for _, names in adapted]}}, shape)
+
+
+def _with_parameters(memory: MemoryBreakdown, more: int) -> MemoryBreakdown:
+    """`memory` with the masters, gradients and AdamW states of `more` trained numbers."""
+    each = 4 * more
+    return replace(
+        memory,
+        adapters=memory.adapters + each,
+        gradients=memory.gradients + each,
+        optimizer=memory.optimizer + 2 * each,
     )
 
 

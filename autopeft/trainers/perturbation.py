@@ -52,7 +52,9 @@ class WeightNoise:
 
     def watch(self) -> list[Handle]:
         """Hooks that add the noise to the coming forward pass; none where both factors are 0."""
-        return [site.linear.register_forward_hook(self._hook(site)) for site in self._sites if self._sigma or self._beta]
+        return [
+            site.linear.register_forward_hook(self._hook(site)) for site in self._sites if self._sigma or self._beta
+        ]
 
     @torch.no_grad()
     def observe(self) -> None:

@@ -3,7 +3,7 @@
 Letters: B rows, S target tokens, V vocabulary, N target tokens of the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from autopeft.trainers import metrics
@@ -41,8 +41,8 @@ def _sequence_outputs(model: "PreTrainedModel", batch: Batch, device: "torch.dev
     import torch
 
     labels_BS = torch.from_numpy(batch.targets).to(device, non_blocking=True)
-    shifted_BS = model.prepare_decoder_input_ids_from_labels(labels_BS)
-    return token_outputs(model, batch, device, decoder_input_ids=shifted_BS)
+    shift = cast("Callable[[torch.Tensor], torch.Tensor]", model.prepare_decoder_input_ids_from_labels)
+    return token_outputs(model, batch, device, decoder_input_ids=shift(labels_BS))
 
 
 SEQUENCES = Task(

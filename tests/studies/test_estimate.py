@@ -10,6 +10,8 @@ from autopeft.errors import NotFoundError, SpecError
 from autopeft.spaces.methods import METHODS
 from autopeft.studies.estimate import estimate, read_configuration_file
 from autopeft.studies.method_list import method_row, method_rows
+from autopeft.trainers.job import ModelSpec
+from autopeft.trainers.model import read_shape
 from tests.models import MODELS
 
 
@@ -24,8 +26,10 @@ def test_parameters_are_exact_and_memory_adds_up(model: Path, tmp_path: Path) ->
     file = tmp_path / "configuration.yaml"
     file.write_text("lora: {rank: [4, 0, 2], targets: [q_proj]}\n")
     found = estimate(str(model), file, batch_size=8, sequence_length=16)
-    site = next(site for site in found.shape.layers[0] if site.name.endswith("q_proj"))
+    sites = read_shape(ModelSpec(name=str(model))).layers[0]
+    site = next(site for site in sites if site.name.endswith("q_proj"))
     assert found.parameters == 6 * (site.d_in + site.d_out)
+    assert "lora q" in found.described
     parts = found.memory.to_json()
     assert parts["total"] == sum(value for name, value in parts.items() if name != "total")
 
@@ -53,6 +57,22 @@ def test_json_files_hold_a_mapping_or_an_exported_one(tmp_path: Path) -> None:
     file.write_text("{")
     with pytest.raises(SpecError, match="not valid JSON"):
         read_configuration_file(file)
+
+
+def test_a_configuration_of_peft_counts_as_the_same_one_of_ours(model: Path, tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours.yaml", tmp_path / "adapter_config.json"
+    ours.write_text("lora: {rank: 4, targets: [q_proj, v_proj]}\n")
+    theirs.write_text(json.dumps({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"]}))
+    first, second = (estimate(str(model), file, batch_size=8, sequence_length=16) for file in (ours, theirs))
+    assert first.to_json() == second.to_json()
+
+
+def test_a_prompt_of_peft_is_counted_exactly(model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5, "task_type": "CAUSAL_LM"}))
+    found = estimate(str(model), file, batch_size=8, sequence_length=16)
+    assert found.parameters == 5 * read_shape(ModelSpec(name=str(model))).hidden_size
+    assert found.described.startswith("PROMPT_TUNING, its activations as those of prefix")
 
 
 def test_every_method_is_listed_with_its_fields() -> None:

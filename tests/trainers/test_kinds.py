@@ -206,10 +206,10 @@ CONFIGS: dict[str, PretrainedConfig] = {
         num_layers=2,
         num_decoder_layers=1,
         num_heads=4,
-        decoder_start_token_id=0,
         pad_token_id=0,
         eos_token_id=2,
         initializer_factor=4.0,
+        **{"decoder_start_token_id": 0},
     ),
     "bart": BartConfig(
         vocab_size=VOCABULARY_SIZE,

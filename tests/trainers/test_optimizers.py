@@ -104,9 +104,7 @@ def test_memory_without_trained_first_factors_is_predicted_and_lower(
     for name in ("adamw", "lora_fa"):
         settings = TrainingSettings(optimizer=name)
         peak, head = measure_peak(loaded, configuration(lora), batch_size=6, length=24, settings=settings)
-        predict = partial(
-            predict_memory, loaded.shape, batch_size=6, length=24, n_labels=2, head_parameters=head
-        )
+        predict = partial(predict_memory, loaded.shape, batch_size=6, length=24, n_labels=2, head_parameters=head)
         predicted = predict(configuration(lora), optimizer=name)
         assert predicted == predict(configuration(lora, optimizer=name))
         assert predicted.total == pytest.approx(peak, rel=0.01)

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from autopeft.errors import ConfigurationError, SpecError
+from autopeft.trainers.adapters.lora import LoraPair
 from autopeft.trainers.batches import Batch, collate
 from autopeft.trainers.inject import AdapterSet, inject
 from autopeft.trainers.job import Report, TrainingSettings, TrainJob
 from autopeft.trainers.loop import check_settings
-from autopeft.trainers.adapters.lora import LoraPair
 from autopeft.trainers.model import LoadedModel, set_training
 from autopeft.trainers.perturbation import WeightNoise, _Noise
 from autopeft.trainers.regularizers import (
@@ -268,7 +268,14 @@ def test_the_noise_has_the_stated_size() -> None:
 
 @pytest.mark.parametrize("kind", ["classes", "language"])
 def test_training_with_every_term_learns(kind: str, tmp_path: Path) -> None:
-    terms = {"ba_consistency": 1e-3, "ba_diversity": 1e-3, "ba_spectrum": 1e-3, "density": 1e-3, "ggpo_sigma": 0.01, "ggpo_beta": 0.01}
+    terms = {
+        "ba_consistency": 1e-3,
+        "ba_diversity": 1e-3,
+        "ba_spectrum": 1e-3,
+        "density": 1e-3,
+        "ggpo_sigma": 0.01,
+        "ggpo_beta": 0.01,
+    }
     task = support.classification(tmp_path) if kind == "classes" else support.language(tmp_path)
     model = "bert" if kind == "classes" else "llama"
     trainer = support.trainer(tmp_path, task, model=model)

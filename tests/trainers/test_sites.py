@@ -101,7 +101,7 @@ def test_the_layers_of_an_encoder_come_before_those_of_its_decoder() -> None:
     shape = measure(base, config)
     assert [shape.path_of(layer) for layer in range(3)] == ["encoder.block.0", "decoder.block.0", "decoder.block.1"]
     assert [len(row) for row in shape.layers] == [6, 10, 10]
-    assert list(layers_of(base, shape)) == [*base.encoder.block, *base.decoder.block]
+    assert list(layers_of(base, shape)) == [base.get_submodule(shape.path_of(layer)) for layer in range(3)]
     roles = {site.name: site.role for site in shape.layers[1]}
     assert roles["layer.0.SelfAttention.q"] is Role.QUERY
     assert roles["layer.0.SelfAttention.o"] is Role.ATTENTION_OUTPUT
@@ -122,7 +122,7 @@ def test_an_encoder_without_its_decoder_is_refused() -> None:
 
 def test_attention_with_a_bias_by_position_takes_no_prefix() -> None:
     base = T5Model(T5Config(vocab_size=10, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
-    assert not uses_attention_interface(base.encoder.block[0].layer[0].SelfAttention)
+    assert not uses_attention_interface(base.get_submodule("encoder.block.0.layer.0.SelfAttention"))
 
 
 def test_a_shape_survives_json() -> None:
