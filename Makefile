@@ -30,7 +30,7 @@ test-slow: $(STAMP)  ## what takes longer
 lint: $(STAMP)  ## style and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 type: $(STAMP)  ## static types
 	$(BIN)/pyright --pythonpath $(BIN)/python

@@ -1,8 +1,8 @@
 """Which linear sites of a layer a target word names.
 
 A word is, in this order: a site's full name, a group (`attention`, `mlp`, `all-linear`, ...), a dotted ending
-of site names (`query`, `q_proj`), or a role (`query`, `mlp_up`), which works on every architecture. A word `re:...` is a regular
-expression over full names instead (see `pattern`).
+of site names (`query`, `q_proj`), or a role (`query`, `mlp_up`), which works on every architecture. A word `re:...`
+is a regular expression over full names instead (see `pattern`).
 """
 
 from collections.abc import Sequence

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,44 @@ def test_a_tokenizer_without_places_is_refused() -> None:
         task.encode(Slow(), [("a",)], 8)  # type: ignore[arg-type]  # asked for one thing only
 
 
+def test_the_tokens_of_words_and_parts_come_back_from_the_cache(tmp_path: Path) -> None:
+    texts = {
+        "token-classification": [("baran\x1ecesel,fovor",), ("hazum",)],
+        "multiple-choice": [("baran", "cesel", "fovor hazum"), ("cesel", "baran", "kevor")],
+        "seq2seq": [("baran cesel", "fovor"), ("hazum", "kevor baran")],
+    }
+    for kind, rows in texts.items():
+        (task,) = TASKS[kind]
+        make = partial(
+            tokenize, rows, tokenizer(), encoder=task.encode, encoding=task.encoding, max_length=9, cache=tmp_path
+        )
+        made, found = make(), make()
+        for name in ("ids", "offsets", "starts", "types", "words", "parts"):
+            np.testing.assert_array_equal(getattr(made, name), getattr(found, name))
+        assert (made.words is None) == (kind != "token-classification")
+        backwards = made.take(np.array([1, 0]))
+        assert backwards.widths.tolist() == made.widths.tolist()[::-1]
+
+
+def test_choices_become_rows_of_their_own() -> None:
+    (task,) = TASKS["multiple-choice"]
+    rows = [("baran", "cesel", "fovor hazum kevor"), ("cesel dizum", "baran", "kevor")]
+    split = tokenize(rows, tokenizer(), encoder=task.encode, encoding="choices", max_length=20, cache=None)
+    split = replace(split, labels=np.array([1, 0]), types=np.arange(len(split.ids), dtype=np.uint8))
+    batch = collate(split, np.array([1, 0]), pad_id=0)
+    pairs = [(question, choice) for question, *choices in (rows[1], rows[0]) for choice in choices]
+    expected = tokenizer()([q for q, _ in pairs], [c for _, c in pairs], padding=True, return_tensors="np")
+    np.testing.assert_array_equal(batch.ids_BT, expected["input_ids"])
+    np.testing.assert_array_equal(batch.mask_BT, expected["attention_mask"])
+    assert batch.types_BT is not None
+    first = int(split.lengths[0])
+    in_turn = [*range(first, len(split.ids)), *range(first)]
+    np.testing.assert_array_equal(batch.types_BT[batch.mask_BT == 1], in_turn)
+    assert batch.targets.tolist() == [0, 1]
+    assert batch.tokens == int(batch.mask_BT.sum())
+    assert split.widths.tolist() == [2 * 7, 2 * 6]
+
+
 def questions(n: int) -> list[tuple[str, list[str], int]]:
     rows: list[tuple[str, list[str], int]] = []
     for index in range(n):
@@ -209,7 +248,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
         pad_token_id=0,
         eos_token_id=2,
         initializer_factor=4.0,
-        **{"decoder_start_token_id": 0},
+        decoder_start_token_id=0,  # type: ignore[call-arg]  # a base class keeps it
     ),
     "bart": BartConfig(
         vocab_size=VOCABULARY_SIZE,

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as twins
@@ -23,6 +23,7 @@ NUMBERS = st.integers(2, 40).flatmap(
 
 
 @pytest.mark.filterwarnings("ignore:A single label:UserWarning")
+@settings(deadline=None)
 @given(CLASSES)
 def test_class_metrics_equal_scikit_learn_s(pair: tuple[list[int], list[int]]) -> None:
     predicted, target = (np.array(side) for side in pair)
@@ -83,3 +84,15 @@ def test_predictions_that_are_not_finite_are_a_diverged_trial() -> None:
         metrics.number_metrics(["pearson"], bad[:, 1], np.array([0.0, 1.0]))
     with pytest.raises(DivergedError, match=r"validation loss is 800\.0: perplexity is infinite"):
         metrics.token_metrics(["perplexity"], np.array([800.0]), np.array([0.0]))
+
+
+@settings(deadline=None)
+@given(CLASSES)
+def test_micro_f1_equals_scikit_learn_s_without_class_zero(pair: tuple[list[int], list[int]]) -> None:
+    predicted, target = np.array(pair[0]), np.array(pair[1])
+    labels = [label for label in np.union1d(predicted, target) if label > 0]
+    if labels:
+        expected = twins.f1_score(target, predicted, labels=labels, average="micro", zero_division=0)
+        assert metrics.micro_f1(predicted, target) == pytest.approx(expected)
+    else:
+        assert metrics.micro_f1(predicted, target) == 0.0

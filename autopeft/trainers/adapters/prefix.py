@@ -181,9 +181,7 @@ def _eager_with_prefix(
     return _respond(prefix, adapted, lambda: eager(module, query, key, value, attention_mask, **options))
 
 
-def _respond(
-    prefix: PrefixAdapter, adapted: AttentionOutput, bare: Callable[[], AttentionOutput]
-) -> AttentionOutput:
+def _respond(prefix: PrefixAdapter, adapted: AttentionOutput, bare: Callable[[], AttentionOutput]) -> AttentionOutput:
     """`adapted`; while the prefix's response is scaled, its output moved back towards that of `bare`."""
     if prefix.response == 1.0:
         return adapted
