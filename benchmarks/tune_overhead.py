@@ -4,18 +4,14 @@ Usage: `python benchmarks/tune_overhead.py [--trials 60]`; appends rows to `benc
 """
 
 import argparse
-import json
-import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from common import write_rows
 
 from autopeft.objectives.measurement import Measurement
 from autopeft.objectives.objective import resolve_objectives
@@ -33,7 +29,6 @@ from autopeft.studies.records import RunRecord, TrialRecord
 from autopeft.studies.storage import StudyStorage
 from autopeft.trainers.job import AbstractTrainer, DataSpec, ModelSpec, Report, TaskSpec, TrainingSettings, TrainJob
 
-RESULTS = Path(__file__).parent / "results" / "tune_overhead.jsonl"
 OBJECTIVES = resolve_objectives(("accuracy", "parameters", "memory"), metric="accuracy")
 EPOCHS = 3
 
@@ -139,8 +134,6 @@ def executor_seconds(folder: Path, n: int, resources: Resources) -> list[float]:
 
 
 def write(name: str, seconds: list[float], **more: object) -> None:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=False).stdout != ""
     p20, p50, p80 = np.percentile(seconds, [20, 50, 80])
     result = {
         "name": name,
@@ -151,19 +144,11 @@ def write(name: str, seconds: list[float], **more: object) -> None:
         "p80": round(float(p80), 5),
         "n": len(seconds),
         "epochs": EPOCHS,
-        **more,
-        "cpu": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in ("ray", "optuna", "numpy")},
-        "commit": commit or None,
-        "dirty": dirty,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": 0,
+        **more,
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(result) + "\n")
-    print(f"{name:28s} mean {result['mean'] * 1000:8.1f} ms   p50 {result['p50'] * 1000:8.1f} ms")
+    write_rows("tune_overhead", [result])
+    print(f"{name:28s} mean {np.mean(seconds) * 1000:8.1f} ms   p50 {p50 * 1000:8.1f} ms")
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ space:
   lora:
     rank: per_group(3, choice(0, 2, 8, 32))
     targets: subset(query, value, mlp_up)
-  learning_rate: log(1e-3, 2e-2)
+  learning_rate: log(1e-3, 1e-2)
 objectives: [accuracy, parameters, memory]
 search: {{engine: bayesian, trials: {trials}, seed: 0}}
 training: {{epochs: 3, batch_size: 16, max_length: 64}}

@@ -27,95 +27,12 @@ FLOAT32 = 4
 _INDEX = 8
 
 
-class _Block(Enum):
-    """How a layer is put together."""
-
-    POST_NORM = auto()
-    """x = norm(x + attention(x)); x = norm(x + mlp(x)): BERT and its kin."""
-    PRE_NORM = auto()
-    """x = x + attention(norm(x)); x = x + mlp(norm(x)): GPT-2, Llama and their kin."""
-    PARALLEL = auto()
-    """x = x + attention(norm(x)) + mlp(norm(x)): GPT-NeoX, GPT-J, Phi, Falcon."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Family:
-    """Facts about an architecture that its shape does not tell."""
-
-    block: _Block
-    rms: bool = False
-    """Root-mean-square norms computed in float32, else layer norms in the activations' dtype."""
-    rotary: bool = False
-    kept: float = 1.0
-    """Tensors of the feed-forward width that the activation keeps: 1 for one operation, 4 for a composite GELU."""
-    output_kept: bool = False
-    """The activation keeps its output (ReLU), not its input."""
-    double_norms: bool = False
-    """Attention and feed-forward are normalised before and after (Gemma 2)."""
-    query_norm: bool = False
-    """Queries and keys are normalised (Qwen 3)."""
-    float_softmax: bool = False
-    """Eager attention takes its softmax in float32."""
-    float_scores: bool = False
-    """Queries and keys are multiplied in float32 (GPT-J)."""
-    capped: bool = False
-    """Attention scores and logits pass a tanh (Gemma 2)."""
-    plain_fused: bool = False
-    """Fused attention falls back to separate products in float32 (Falcon's single key head)."""
-    shared_norm: bool = False
-    """Attention and feed-forward read one norm's output (GPT-J, Phi, Falcon)."""
-    head_keeps_all: bool = False
-    """The classification head reads a view of the last hidden states, which keeps all of them."""
-
-
-_POST = _Family(block=_Block.POST_NORM)
-_PLAIN = _Family(block=_Block.PRE_NORM)
-_LLAMA = _Family(block=_Block.PRE_NORM, rms=True, rotary=True, float_softmax=True)
-_NEOX = _Family(block=_Block.PARALLEL, rotary=True, float_softmax=True)
-_FAMILIES: Mapping[str, _Family] = {
-    "distilbert": replace(_POST, head_keeps_all=True),
-    "falcon": _Family(block=_Block.PARALLEL, rotary=True, shared_norm=True, plain_fused=True),
-    "gemma2": replace(_LLAMA, double_norms=True, capped=True),
-    "gemma3_text": replace(_LLAMA, double_norms=True, query_norm=True),
-    "gpt2": replace(_PLAIN, kept=4.0),
-    "gpt_neox": _NEOX,
-    "gptj": replace(_NEOX, kept=4.0, shared_norm=True, float_scores=True),
-    "modernbert": replace(_PLAIN, rotary=True, float_softmax=True, head_keeps_all=True),
-    "opt": replace(_PLAIN, output_kept=True, float_softmax=True),
-    "phi": replace(_NEOX, kept=4.0, shared_norm=True),
-    "qwen3": replace(_LLAMA, query_norm=True),
-    "starcoder2": replace(_PLAIN, kept=1.0, rotary=True, float_softmax=True),
-}
-
-
-def family_of(shape: ModelShape) -> _Family:
-    """The row of the architecture; an unknown one is a Llama when it is causal and gated, a GPT-2 with a plain
-    activation when it is only causal, a BERT otherwise.
-    """
-    if shape.family in _FAMILIES:
-        return _FAMILIES[shape.family]
-    roles = {site.role for site in shape.layers[0]}
-    if not shape.causal:
-        return _POST
-    return _LLAMA if Role.MLP_GATE in roles or _fused_gate(shape.layers[0]) else _PLAIN
-
-
-def _fused_gate(sites: tuple[Site, ...]) -> bool:
-    """Whether one map gives both the gate and the value (Phi-3, ModernBERT)."""
-    up, down = _of(sites, Role.MLP_UP), _of(sites, Role.MLP_DOWN)
-    return up is not None and down is not None and up.d_out == 2 * down.d_in
-
-
-def _of(sites: tuple[Site, ...], role: Role) -> Site | None:
-    return next((site for site in sites if site.role is role), None)
-
-
 @dataclass(slots=True, kw_only=True)
 class _Walk:
     """State of the walk: sizes, what is kept so far, and the adapters of the layer at hand."""
 
     shape: ModelShape
-    family: _Family
+    family: Family
     batch_size: int
     length: int
     b: int
@@ -222,7 +139,7 @@ def saved_bytes(
             setting.method: values for setting in configuration if (values := setting.at(layer)) is not None
         }
         grad = _layer(walk, shape.layers[layer], grad=grad)
-    if grad and walk.family.block is not _Block.POST_NORM:
+    if grad and walk.family.block is not Block.POST_NORM:
         walk.layer = shape.n_layers
         walk.norm("x", grad=True)
     return sum(walk.kept.values())
@@ -231,7 +148,7 @@ def saved_bytes(
 def _layer(walk: _Walk, sites: tuple[Site, ...], *, grad: bool) -> bool:
     """One layer whose input needs a gradient if `grad`; whether its output does."""
     block = walk.family.block
-    if block is _Block.POST_NORM:
+    if block is Block.POST_NORM:
         after = _attention(walk, sites, "input", grad=grad) or grad
         walk.norm("sum.attention", grad=after)
         last = _mlp(walk, sites, "middle", grad=after) or after
@@ -241,7 +158,7 @@ def _layer(walk: _Walk, sites: tuple[Site, ...], *, grad: bool) -> bool:
     after = _attention(walk, sites, "normed.attention", grad=grad) or grad
     if walk.family.double_norms:
         walk.norm("attention.out", grad=after)
-    if block is _Block.PARALLEL:
+    if block is Block.PARALLEL:
         if not walk.family.shared_norm:
             walk.norm("x", grad=grad)
         name = "normed.attention" if walk.family.shared_norm else "normed.mlp"
@@ -255,12 +172,12 @@ def _layer(walk: _Walk, sites: tuple[Site, ...], *, grad: bool) -> bool:
 
 def _attention(walk: _Walk, sites: tuple[Site, ...], x: str, *, grad: bool) -> bool:
     """Attention that reads the value called `x`; whether its output needs a gradient."""
-    fused = _of(sites, Role.QUERY_KEY_VALUE)
+    fused = site_of(sites, Role.QUERY_KEY_VALUE)
     flags: dict[Role, bool]
     if fused is not None:
         flags = dict.fromkeys((Role.QUERY, Role.KEY, Role.VALUE), walk.linear(fused, x, grad=grad))
     else:
-        found = {role: _of(sites, role) for role in (Role.QUERY, Role.KEY, Role.VALUE)}
+        found = {role: site_of(sites, role) for role in (Role.QUERY, Role.KEY, Role.VALUE)}
         flags = {role: site is not None and walk.linear(site, x, grad=grad) for role, site in found.items()}
     prefix = walk.settings.get("prefix_tuning")
     n_prefix = int(_number(prefix["length"])) if prefix else 0
@@ -273,7 +190,7 @@ def _attention(walk: _Walk, sites: tuple[Site, ...], x: str, *, grad: bool) -> b
         _keep_fused(walk, flags, n_prefix=n_prefix, one_map=fused is not None)
     if walk.family.rotary and grad_out:
         walk.keep("rotation", 2 * walk.length * walk.shape.head_dim, shared=True)
-    output = _of(sites, Role.ATTENTION_OUTPUT)
+    output = site_of(sites, Role.ATTENTION_OUTPUT)
     return walk.linear(output, "context", grad=grad_out) if output is not None else grad_out
 
 
@@ -336,13 +253,13 @@ def _keep_query_norm(walk: _Walk, flags: Mapping[Role, bool]) -> None:
 
 def _mlp(walk: _Walk, sites: tuple[Site, ...], x: str, *, grad: bool) -> bool:
     """A feed-forward block that reads the value called `x`; whether its output needs a gradient."""
-    up, down, gate = (_of(sites, role) for role in (Role.MLP_UP, Role.MLP_DOWN, Role.MLP_GATE))
+    up, down, gate = (site_of(sites, role) for role in (Role.MLP_UP, Role.MLP_DOWN, Role.MLP_GATE))
     if up is None or down is None:
         return grad
     width = walk.n_tokens * down.d_in
     grad_up = walk.linear(up, x, grad=grad)
     grad_gate = walk.linear(gate, x, grad=grad) if gate is not None else grad_up
-    if gate is not None or _fused_gate(sites):
+    if gate is not None or fused_gate(sites):
         if grad_gate:
             walk.keep("gate", width)
             walk.keep("up", width)

@@ -1,0 +1,64 @@
+"""What every benchmark writes beside its numbers, and where."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PACKAGES = ("numpy", "torch", "transformers", "peft", "botorch", "gpytorch", "optuna", "ray", "mlflow")
+
+
+def environment() -> dict[str, object]:
+    """Hardware, versions and source state that a number needs beside it."""
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "gpu": _gpu(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES if _has(name)},
+        "commit": _git("rev-parse", "--short", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def write_rows(name: str, rows: Iterable[Mapping[str, object]]) -> Path:
+    """Append rows, each with the environment, to `results/<name>.jsonl`; its path."""
+    RESULTS.mkdir(exist_ok=True)
+    path, about = RESULTS / f"{name}.jsonl", environment()
+    with path.open("a", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(about | dict(row)) + "\n")
+    return path
+
+
+def _has(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _gpu() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def _git(*arguments: str) -> str | None:
+    found = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None if found.returncode == 0 else None
