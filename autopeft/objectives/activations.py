@@ -17,14 +17,20 @@ Letters: N tokens of the batch, b bytes of one activation.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from enum import Enum, auto
+from dataclasses import dataclass, field
 
+from autopeft.objectives.effects import OWN_EFFECTS, Effect, Use, branch
+from autopeft.objectives.families import Block, Family, family_of, fused_gate, site_of
+from autopeft.objectives.peft_effects import PEFT_EFFECTS
 from autopeft.spaces.configuration import Configuration, FieldValue
+from autopeft.spaces.methods import METHODS
 from autopeft.spaces.model_shape import ModelShape, Role, Site
 
 FLOAT32 = 4
 _INDEX = 8
+_EFFECTS: Mapping[str, Effect] = {**OWN_EFFECTS, **PEFT_EFFECTS}
+_OTHERWISE = {"serial_adapter", "parallel_adapter", "binary_adapter", "prefix_tuning"}
+"""Methods that act on a block, not on linear maps."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,6 +47,8 @@ class _Walk:
     kept: dict[str, int] = field(default_factory=dict)
     layer: int = 0
     settings: dict[str, dict[str, FieldValue]] = field(default_factory=dict)
+    visited: set[str] = field(default_factory=set)
+    """Sites of the layer at hand that the walk has come by."""
 
     @property
     def n_tokens(self) -> int:
@@ -74,21 +82,43 @@ class _Walk:
 
     def linear(self, site: Site, x: str, *, grad: bool) -> bool:
         """A map of the base that reads the value called `x`; whether its output needs a gradient."""
-        lora = self.settings.get("lora")
-        targets = lora["targets"] if lora else ()
-        if lora is None or not isinstance(targets, tuple) or site.name not in targets:
-            return grad
-        rank, dropout = _number(lora["rank"]), _number(lora.get("dropout", 0.0))
+        changed = grad
+        for method, values in self.settings.items():
+            if self._acts(method, values, site):
+                self._site(method, values, site, x, grad=grad)
+                changed = True
+        self.visited.add(site.name)
+        return changed
+
+    def _acts(self, method: str, values: Mapping[str, FieldValue], site: Site) -> bool:
+        """Whether `method` is on `site`; one without targets that is not known, on the feed-forward maps."""
+        if method in _OTHERWISE:
+            return False
+        targets = values.get("targets")
+        return site.name in targets if isinstance(targets, tuple) else site.role in (Role.MLP_UP, Role.MLP_DOWN)
+
+    def _site(self, method: str, values: Mapping[str, FieldValue], site: Site, x: str, *, grad: bool) -> None:
+        """Note what `method` keeps at `site`, which reads the value called `x`."""
+        use = Use(
+            site=site,
+            values=values,
+            size=METHODS[method].size_field.name if method in METHODS else "rank",
+            n=self.n_tokens,
+            grad=grad,
+            low=self.b != FLOAT32,
+            frozen_a=self.frozen_a,
+        )
+        keeps = _EFFECTS.get(method, branch)(use)
+        place, width = f"{method}.{site.name}", self.n_tokens * site.d_in
+        size = FLOAT32 if keeps.wide else self.b
+        dropout = keeps.dropped and bool(use.number("dropout"))
         if dropout and grad:
-            self.keep(f"{x}.mask.{site.name}", self.n_tokens * site.d_in)
-        if not self.frozen_a:
-            self.keep(f"{x}.dropped.{site.name}" if dropout else x, self.n_tokens * site.d_in)
-        if grad:
-            self.keep_cast(f"a.{site.name}", rank * site.d_in)
-        self.keep(f"hidden.{site.name}", self.n_tokens * rank)
-        if grad or not self.frozen_a:
-            self.keep_cast(f"b.{site.name}", rank * site.d_out)
-        return True
+            self.keep(f"mask.{place}", width, bytes_each=size)
+        if keeps.x:
+            apart = dropout or (keeps.wide and use.low)
+            self.keep(f"{x}.apart.{place}" if apart else x, width, bytes_each=size)
+        self.keep(f"own.{place}", keeps.own)
+        self.keep(f"floats.{place}", keeps.floats, bytes_each=FLOAT32)
 
     def bottleneck(self, method: str, x: str, *, grad: bool) -> bool:
         """A bottleneck adapter that reads the value called `x`; whether it is there."""
@@ -102,6 +132,11 @@ class _Walk:
         if grad:
             self.keep_cast(f"down.{method}", hidden * width)
         self.keep_cast(f"up.{method}", hidden * width)
+        if method == "binary_adapter":
+            self.keep("rounding", 4 * hidden * width + 4, bytes_each=FLOAT32)
+            self.keep(f"up.{method}", hidden * width)
+            if grad:
+                self.keep(f"down.{method}", hidden * width)
         return True
 
 
@@ -135,10 +170,14 @@ def saved_bytes(
     grad = False
     for layer in range(shape.n_layers):
         walk.layer = layer
+        walk.visited = set()
         walk.settings = {
             setting.method: values for setting in configuration if (values := setting.at(layer)) is not None
         }
         grad = _layer(walk, shape.layers[layer], grad=grad)
+        for site in shape.layers[layer]:
+            if site.name not in walk.visited:
+                grad = walk.linear(site, f"input.{site.name}", grad=grad)
     if grad and walk.family.block is not Block.POST_NORM:
         walk.layer = shape.n_layers
         walk.norm("x", grad=True)
@@ -273,7 +312,8 @@ def _mlp(walk: _Walk, sites: tuple[Site, ...], x: str, *, grad: bool) -> bool:
     grad_down = walk.linear(down, "active", grad=grad_up or grad_gate)
     serial = walk.bottleneck("serial_adapter", "mlp.out", grad=grad_down)
     parallel = walk.bottleneck("parallel_adapter", x, grad=grad)
-    return grad_down or serial or parallel
+    binary = walk.bottleneck("binary_adapter", x, grad=grad)
+    return grad_down or serial or parallel or binary
 
 
 def head_bytes(shape: ModelShape, *, batch_size: int, length: int, n_labels: int | None, bytes_each: int) -> int:

@@ -1,0 +1,58 @@
+"""The predicted memory of every method against what a real step on a CPU is measured to take."""
+
+from pathlib import Path
+
+import pytest
+
+from autopeft.objectives.memory import predict_memory
+from autopeft.spaces.configuration import Configuration, FieldValue
+from autopeft.spaces.methods import METHODS
+from autopeft.spaces.methods.method import FieldKind
+from autopeft.spaces.model_shape import ModelShape
+from autopeft.spaces.targets import resolve
+from autopeft.trainers.model import LoadedModel
+from tests.configurations import configuration, setting
+from tests.conformance.test_methods import SIZES
+from tests.models import N_LAYERS
+from tests.trainers.measured_memory import measure_peak, open_model
+
+FAMILIES = ("bert", "llama")
+BATCH = {"batch_size": 6, "length": 24}
+TOLERANCE = 0.05
+UNMEASURED = {"shira"}
+"""Its update is a sparse tensor, which has no storage for the meter to follow."""
+
+
+def on(method: str, shape: ModelShape, layers: tuple[int, ...]) -> Configuration:
+    """`method` on `layers` with the size and targets that the conformance table and the method give."""
+    words = next((field.default for field in METHODS[method].fields if field.kind is FieldKind.TARGETS), None)
+    targets: dict[str, FieldValue] = {"targets": resolve(words, shape, 0)} if isinstance(words, tuple) else {}
+    return configuration(setting(method, layers, **{METHODS[method].size_field.name: SIZES[method][0]}, **targets))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder: Path = tmp_path_factory.mktemp(request.param)
+    return open_model(request.param, folder, attention="sdpa", dtype="float32")
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - UNMEASURED))
+@pytest.mark.parametrize("layers", [(0, 2), (2,)], ids=["low", "top"])
+def test_the_prediction_is_near_the_measured_peak(
+    method: str, layers: tuple[int, ...], loaded: LoadedModel
+) -> None:
+    config = on(method, loaded.shape, layers)
+    measured, head = measure_peak(loaded, config, **BATCH)
+    predicted = predict_memory(loaded.shape, config, **BATCH, n_labels=2, head_parameters=head).total
+    assert predicted == pytest.approx(measured, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_stop_below_the_lowest_adapted_layer(method: str, loaded: LoadedModel) -> None:
+    kept = [
+        predict_memory(loaded.shape, on(method, loaded.shape, (layer,)), **BATCH, n_labels=2).activations
+        for layer in range(N_LAYERS)
+    ]
+    whole = loaded.shape.hidden_size * BATCH["batch_size"] * BATCH["length"] * 4
+    assert kept[0] - kept[1] > whole, "a layer keeps several values of the residual stream's width"
+    assert kept[0] - kept[1] == kept[1] - kept[2]
