@@ -83,7 +83,7 @@ Effect = Callable[[Use], Keeps]
 
 
 def branch(use: Use, *, hidden: float | None = None, floats: float = 0.0) -> Keeps:
-    """x -> A -> B: the input, the hidden values and, where weights are cast, both factors."""
+    """Low-rank pair x -> A -> B: the input, the hidden values and, where weights are cast, both factors."""
     rank = use.rank if hidden is None else hidden
     up = use.cast(rank * use.d_out) if use.grad or not use.frozen_a else 0.0
     own = use.n * rank + use.back(use.cast(rank * use.d_in)) + up

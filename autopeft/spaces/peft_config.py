@@ -19,15 +19,14 @@ _PATTERNS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "C3A": ("block_size_pattern", "block_size"),
         "DELORA": ("rank_pattern", "r"),
         "FOURIERFT": ("n_frequency_pattern", "n_frequency"),
-        "HIRA": ("rank_pattern", "r"),
         "LOHA": ("rank_pattern", "r"),
         "LOKR": ("rank_pattern", "r"),
         "LORA": ("rank_pattern", "r"),
-        "OSF": ("rank_pattern", "effective_rank"),
         "WAVEFT": ("n_frequency_pattern", "n_frequency"),
     }
 )
-"""The field that differs by module, and what it overrides. AdaLoRA's rank pattern is a result, not a setting."""
+"""The field that differs by module, and what it overrides. AdaLoRA's rank pattern is a result, not a setting; HiRA's
+is ignored by peft 0.21.2."""
 _SUBMODULES: Final = {"SEQ_2_SEQ_LM": 2}
 _UNCOUNTED: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -90,9 +89,14 @@ def _linear_count(kind: str, config: Config, shape: ModelShape) -> int:
 
 
 def _at(kind: str, config: Config, module: Module) -> Config:
-    """`config` as it holds at one module: patterns applied, IA3's feed-forward maps marked."""
+    """`config` as it holds at one module: patterns applied (OSF's by a search, as in peft), IA3's inputs marked."""
     if kind == "IA3":
         return {**config, "is_feedforward": _is_feedforward(config.get("feedforward_modules") or (), module)}
+    if kind == "OSF":
+        patterns = config.get("rank_pattern") or {}
+        assert isinstance(patterns, Mapping)
+        ranks = [rank for pattern, rank in patterns.items() if re.search(str(pattern), module.name)]
+        return {**config, "effective_rank": ranks[0]} if ranks else config
     if kind in _PATTERNS:
         pattern, field = _PATTERNS[kind]
         return {**config, field: pattern_value(config.get(pattern), module.names, config.get(field))}

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from autopeft.errors import NotFoundError, SpecError
 from autopeft.objectives.front import FrontPoint
-from autopeft.spaces.configuration import Configuration
 from autopeft.studies.card import render_card
 from autopeft.studies.runner import trial_seed
 from autopeft.studies.spec import StudySpec
@@ -68,7 +67,7 @@ def export(spec: StudySpec, point: FrontPoint, *, source: Path, out: Path) -> Ex
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        kind = _write_adapter(source, scratch, point.configuration)
+        kind = _write_adapter(source, scratch)
         done = Export(folder=out, format=kind, trial=point.trial, values=dict(point.values), held_out=held_out)
         _write_facts(scratch, spec, point, source=source, done=done)
         if out.is_dir():
@@ -97,10 +96,10 @@ def _held_out(spec: StudySpec, source: Path) -> dict[str, float]:
         trainer.close()
 
 
-def _write_adapter(source: Path, folder: Path, configuration: Configuration) -> str:
-    if [setting.method for setting in configuration] == ["lora"]:
-        from autopeft.trainers.peft_format import convert_to_peft
+def _write_adapter(source: Path, folder: Path) -> str:
+    from autopeft.trainers.peft_format import convert_to_peft, fits_peft
 
+    if fits_peft(source):
         convert_to_peft(source, folder)
         return "peft"
     for file in source.iterdir():

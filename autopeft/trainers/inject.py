@@ -175,9 +175,7 @@ def merge(adapters: AdapterSet, model: PreTrainedModel, shape: ModelShape) -> "M
     return Merged(adapters, model, shape, originals)
 
 
-def _folded(
-    adapters: AdapterSet, layers: nn.ModuleList
-) -> list[tuple[LinearLike, torch.Tensor, torch.Tensor | None]]:
+def _folded(adapters: AdapterSet, layers: nn.ModuleList) -> list[tuple[LinearLike, torch.Tensor, torch.Tensor | None]]:
     """Every adapted map with its new weight and bias, fp32; nothing is changed yet."""
     rows: dict[tuple[int, str], tuple[LinearLike, torch.Tensor, torch.Tensor | None]] = {}
     for _, layer, adapter in adapters.adapters():

@@ -49,7 +49,7 @@ class SavedTensorMeter:
         if key in self._permanent:
             return _Saved(tensor, None)
         if key not in self._users:
-            self._current_bytes += tensor.untyped_storage().nbytes()
+            self._current_bytes += _bytes(tensor)
             self.peak_bytes = max(self.peak_bytes, self._current_bytes)
         self._users[key] = self._users.get(key, 0) + 1
         return _Saved(tensor, self)
@@ -60,7 +60,7 @@ class SavedTensorMeter:
         self._users[key] -= 1
         if not self._users[key]:
             del self._users[key]
-            self._current_bytes -= tensor.untyped_storage().nbytes()
+            self._current_bytes -= _bytes(tensor)
 
 
 @final
@@ -83,8 +83,16 @@ def _unpack(saved: _Saved) -> torch.Tensor:
 
 
 def _key(tensor: torch.Tensor) -> int:
-    """Identity of a tensor's storage while something holds it."""
-    return tensor.untyped_storage()._cdata
+    """Identity of a tensor's storage (of a sparse one's values) while something holds it."""
+    dense = tensor._values() if tensor.is_sparse else tensor
+    return dense.untyped_storage()._cdata
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor's storage; of a sparse one's values and indices."""
+    if tensor.is_sparse:
+        return _bytes(tensor._values()) + _bytes(tensor._indices())
+    return tensor.untyped_storage().nbytes()
 
 
 def distinct_tensors(modules: Iterable[nn.Module]) -> Iterator[torch.Tensor]:

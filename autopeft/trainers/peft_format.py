@@ -1,4 +1,4 @@
-"""Pure-LoRA adapters as a folder that plain Hugging Face `peft` loads."""
+"""Adapters as a folder that plain Hugging Face `peft` loads: lora, or one method that peft implements."""
 
 import json
 from collections import Counter
@@ -11,11 +11,14 @@ from safetensors.torch import save as save_tensors
 
 from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import Configuration
+from autopeft.spaces.methods import METHODS
+from autopeft.spaces.methods.bridged import AbstractBridged
+from autopeft.trainers import peft_export
 from autopeft.trainers.adapters.lora import LoraAdapter, LoraPair
 from autopeft.trainers.inject import AdapterSet
 from autopeft.trainers.kinds import CAUSAL, CLASSIFICATION, SEQUENCES, TOKENS
 from autopeft.trainers.model import LoadedModel, head_state
-from autopeft.trainers.saved import AdapterInfo, describe, read_adapter, write_atomically
+from autopeft.trainers.saved import AdapterInfo, describe, read_adapter, read_info, write_atomically
 
 CONFIG_FILE: Final = "adapter_config.json"
 TENSORS_FILE: Final = "adapter_model.safetensors"
@@ -32,7 +35,7 @@ _KEY: Final = "base_model.model."
 
 
 def save_peft(folder: Path, adapters: AdapterSet, *, loaded: LoadedModel) -> Path:
-    """Write a pure-LoRA adapter and the head of `loaded` for `peft.PeftModel.from_pretrained`.
+    """Write an adapter of `lora` or of one bridged method, and the head of `loaded`, for `peft.PeftModel`.
 
     Ranks, alphas and targets that differ by layer become `rank_pattern`, `alpha_pattern` and full module names. Peft
     knows one dropout: where it differs by layer, 0 is written (it does nothing at inference).
@@ -46,7 +49,7 @@ def save_peft(folder: Path, adapters: AdapterSet, *, loaded: LoadedModel) -> Pat
         `folder`.
 
     Raises:
-        ConfigurationError: The configuration has another method than LoRA, or no LoRA at all.
+        ConfigurationError: As for `check_exportable`.
     """
     return _write(folder, adapters, info=describe(adapters, loaded=loaded, task={}), head=head_state(loaded))
 
@@ -55,36 +58,64 @@ def convert_to_peft(source: Path, folder: Path) -> Path:
     """The same from a folder that `saved.save_adapter` wrote; loads no base model.
 
     Raises:
-        ConfigurationError: The configuration has another method than LoRA, or no LoRA at all.
+        ConfigurationError: As for `check_exportable`.
         ModelError: `source` is no adapter folder or is damaged.
     """
     info, adapters, head = read_adapter(source)
     return _write(folder, adapters, info=info, head=head)
 
 
-def check_pure_lora(configuration: Configuration) -> None:
-    """Refuse what the PEFT format cannot hold.
+def fits_peft(source: Path) -> bool:
+    """Whether the adapter in a folder that `saved.save_adapter` wrote can be converted.
 
     Raises:
-        ConfigurationError: Another method than LoRA, or none.
+        ModelError: `source` is no adapter folder or is damaged.
+    """
+    info = read_info(source)
+    try:
+        check_exportable(info.configuration, transposed=info.transposed)
+    except ConfigurationError:
+        return False
+    return True
+
+
+def check_exportable(configuration: Configuration, *, transposed: bool = False) -> None:
+    """Refuse what the PEFT format cannot hold: it is one type for the whole model.
+
+    Args:
+        configuration: What is to be written.
+        transposed: The model keeps its weights as [d_in, d_out].
+
+    Raises:
+        ConfigurationError: Several methods, none, one that peft does not have, or one whose settings differ by layer
+            in a way that the format has no place for.
     """
     methods = [setting.method for setting in configuration]
-    if methods != ["lora"]:
+    if len(methods) == 1 and isinstance(METHODS.get(methods[0]), AbstractBridged):
+        peft_export.check_exportable(configuration.methods[0], transposed=transposed)
+    elif methods != ["lora"]:
         raise ConfigurationError(
-            f"the PEFT format holds pure LoRA, this configuration has {', '.join(methods) or 'no adapters'}",
-            hint="export in AutoPEFT's own format and load it with autopeft.load",
+            f"the PEFT format holds lora or one bridged method, this configuration has"
+            f" {', '.join(methods) or 'no adapters'}",
+            hint="export in AutoPEFT's own format and load it with autopeft.load; `autopeft methods` marks what is"
+            " bridged",
         )
 
 
 def _write(folder: Path, adapters: AdapterSet, *, info: AdapterInfo, head: Mapping[str, torch.Tensor]) -> Path:
-    check_pure_lora(info.configuration)
-    pairs = _pairs(adapters, info)
-    tensors = {f"{_KEY}{name}.lora_A.weight": pair.a for name, pair in pairs.items()}
-    tensors |= {f"{_KEY}{name}.lora_B.weight": pair.b for name, pair in pairs.items()}
+    check_exportable(info.configuration, transposed=info.transposed)
+    if info.configuration.method("lora"):
+        pairs = _pairs(adapters, info)
+        tensors: dict[str, torch.Tensor] = {f"{_KEY}{name}.lora_A.weight": pair.a for name, pair in pairs.items()}
+        tensors |= {f"{_KEY}{name}.lora_B.weight": pair.b for name, pair in pairs.items()}
+        config = _config(pairs)
+    else:
+        exported = peft_export.export_bridged(adapters, info)
+        tensors, config = dict(exported.tensors), exported.config
     tensors |= {f"{_KEY}{name}": value for name, value in head.items()}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(folder / TENSORS_FILE, save_tensors(plain, metadata={"format": "pt"}))
-    text = json.dumps(_config(info, pairs), indent=2, sort_keys=True) + "\n"
+    text = json.dumps(_common(info) | config, indent=2, sort_keys=True) + "\n"
     write_atomically(folder / CONFIG_FILE, text.encode())
     return folder
 
@@ -95,12 +126,23 @@ def _pairs(adapters: AdapterSet, info: AdapterInfo) -> dict[str, LoraPair]:
     for _, layer, adapter in adapters.adapters():
         assert isinstance(adapter, LoraAdapter)
         for target in adapter.targets:
-            path = f"{info.shape.path_of(layer)}.{target}"
-            pairs[f"{info.base_prefix}.{path}" if info.base_prefix else path] = adapter.pair(target)
+            pairs[info.module_name(layer, target)] = adapter.pair(target)
     return pairs
 
 
-def _config(info: AdapterInfo, pairs: Mapping[str, LoraPair]) -> dict[str, object]:
+def _common(info: AdapterInfo) -> dict[str, object]:
+    """Fields that every type of peft has."""
+    common: dict[str, object] = {
+        "task_type": TASK_TYPES.get(info.kind),
+        "base_model_name_or_path": info.spec.name,
+        "revision": info.spec.revision,
+        "inference_mode": True,
+        "modules_to_save": list(info.head_names) or None,
+    }
+    return common | ({"fan_in_fan_out": True} if info.transposed else {})
+
+
+def _config(pairs: Mapping[str, LoraPair]) -> dict[str, object]:
     """The fields of `peft.LoraConfig` that say something; peft fills in the rest."""
     ranks = {name: pair.a.shape[0] for name, pair in pairs.items()}
     alphas = {name: pair.alpha for name, pair in pairs.items()}
@@ -109,10 +151,6 @@ def _config(info: AdapterInfo, pairs: Mapping[str, LoraPair]) -> dict[str, objec
     alpha = Counter(alphas.values()).most_common(1)[0][0]
     return {
         "peft_type": "LORA",
-        "task_type": TASK_TYPES.get(info.kind),
-        "base_model_name_or_path": info.spec.name,
-        "revision": info.spec.revision,
-        "inference_mode": True,
         "r": rank,
         "lora_alpha": alpha,
         "rank_pattern": {name: value for name, value in ranks.items() if value != rank},
@@ -120,8 +158,6 @@ def _config(info: AdapterInfo, pairs: Mapping[str, LoraPair]) -> dict[str, objec
         "target_modules": sorted(pairs),
         "lora_dropout": dropouts.pop() if len(dropouts) == 1 else 0.0,
         "bias": "none",
-        "fan_in_fan_out": info.transposed,
         "use_rslora": False,
         "use_dora": False,
-        "modules_to_save": list(info.head_names) or None,
     }

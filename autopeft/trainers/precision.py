@@ -11,9 +11,9 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 EAGER_LENGTH = 256
 """Up to this many tokens eager attention is the faster one on a CPU in bf16, where torch's fused attention has a slow
-backward pass: a step of 32 rows of 32 tokens takes 446 ms with it, 655 ms without (p20, "bf16 weights" in
-`benchmarks/results/step_time.jsonl`). Eager attention keeps its probabilities, quadratic in
-the length."""
+backward pass: a MiniLM step of 32 rows takes 262 ms with eager attention and 388 ms without at 32 tokens, 1131 and
+1669 ms at 128 (one thread, p20, "bf16 weights" in `benchmarks/results/step_time.jsonl`). Eager attention keeps its
+probabilities, quadratic in the length."""
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -51,6 +51,11 @@ class AdapterInfo:
     task: Mapping[str, object]
     """What the writer noted of the task: label names, metric, columns, ..."""
 
+    def module_name(self, layer: int, target: str) -> str:
+        """Dotted name of a site in the model with its task head."""
+        path = f"{self.shape.path_of(layer)}.{target}"
+        return f"{self.base_prefix}.{path}" if self.base_prefix else path
+
     def to_json(self) -> dict[str, object]:
         return {
             "configuration": self.configuration.to_json(),

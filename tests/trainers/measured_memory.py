@@ -53,7 +53,9 @@ def measure_peak(
     task = TASKS["text-classification"][0]
     try:
         with meter.step(optimizer):
-            task.loss(*task.outputs(loaded.model, batch, torch.device("cpu"))).backward()
+            loss = task.loss(*task.outputs(loaded.model, batch, torch.device("cpu")))
+            penalty = adapters.penalty()
+            (loss if penalty is None else loss + penalty).backward()
         optimizer.step()
         peak = meter.peak_bytes(optimizer)
         optimizer.zero_grad()

@@ -146,6 +146,23 @@ class PeftSite(AbstractSiteUpdate):
         hidden = functional.linear(x.to(self.taken_a.dtype), self.taken_a)
         return base - functional.linear(hidden, self.taken_b)
 
+    @torch.no_grad()
+    def low_rank(self) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """A [K, I], B [O, K] and scale of what a LoRA layer adds to the weight, DoRA's norms left out.
+
+        K is R, or 2 R where the layer takes directions out of the weight.
+        """
+        layer = self.layer
+        assert isinstance(layer, _Factors)
+        a, b, scale = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, layer.scaling[ADAPTER]
+        assert isinstance(a, torch.Tensor)
+        assert isinstance(b, torch.Tensor)
+        if "kasa_config" in self._recipe.config:
+            b = b * layer.get_parameter(f"lora_diag.{ADAPTER}")
+        if not self._recipe.takes_out:
+            return a, b, scale
+        return torch.cat((a, self.taken_a)), torch.cat((b, -self.taken_b / scale), dim=1), scale
+
     def penalty(self) -> torch.Tensor | None:
         kasa = self._recipe.config.get("kasa_config")
         if not isinstance(kasa, KasaConfig):
@@ -158,21 +175,16 @@ class PeftSite(AbstractSiteUpdate):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What the layer makes of unit inputs and of zero, less the map's own: exact for every linear type."""
         original = self.view.weight.detach().float()
-        training = self.layer.training
+        start = None if self.view.bias is None else self.view.bias.detach().float().clone()
+        copy = _linear(self._site, weight=original.clone(), bias=start)
+        eye = torch.eye(self._site.d_in + 1, self._site.d_in, device=original.device)
+        shown, alone, training = self.view.shown, self._alone, self.layer.training
+        self.view.shown, self._alone = [copy], True
         self.layer.eval()
-        self.view.known = None
-        start = self.view.bias
-        copy = _linear(
-            self._site, weight=original.clone(), bias=None if start is None else start.detach().float().clone()
-        )
-        shown, self.view.shown = self.view.shown, [copy]
         try:
-            eye = torch.eye(self._site.d_in + 1, self._site.d_in, device=original.device)
-            alone, self._alone = self._alone, True
             outputs = self(eye, copy(eye))
-            self._alone = alone
         finally:
-            self.view.shown = shown
+            self.view.shown, self._alone = shown, alone
             self.layer.train(training)
         shift = outputs[-1]
         delta = (outputs[:-1] - shift).t() - original

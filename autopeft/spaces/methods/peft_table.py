@@ -1,0 +1,76 @@
+"""Which types of Hugging Face PEFT are methods here, on which kinds of task, and why the others are not."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+from autopeft.spaces.methods import METHODS
+from autopeft.spaces.methods.bridged import AbstractBridged
+
+OWN: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+    {
+        "PREFIX_TUNING": (
+            "prefix_tuning",
+            "flat, with a length for each layer; T5's attention has no room for a prefix",
+        ),
+    }
+)
+"""Types that have a method of our own, and what differs."""
+
+OUTSIDE: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "ADALORA": "its ranks move in a schedule called after every step; search a rank for each layer instead",
+        "ADAMSS": "it clusters the rows of each weight, so its size is known only with the weights",
+        "ADAPTION_PROMPT": "it replaces the attention modules of Llama, Mistral and GPT-2; here nothing is replaced",
+        "CARTRIDGE": "a prefix distilled from the cache of one long text, not trained on a task",
+        "CPT": "it needs the token numbers of a prompt written for one data set",
+        "FROD": "it decomposes the weights of all layers together, so no layer can have a size of its own",
+        "LILY": "it mixes experts by an average over the tokens of a batch, so padding changes a result",
+        "LN_TUNING": "it trains norms, and the memory model knows adapters at linear maps only",
+        "MULTITASK_PROMPT_TUNING": "it needs the number of the task with each row",
+        "OSF": "it trains as many numbers as the weight has and projects gradients in hooks of its own",
+        "POLY": "it needs the number of the task with each row",
+        "PROMPT_TUNING": "virtual tokens lengthen the sequence, which positions, labels and poolers must know of",
+        "P_TUNING": "virtual tokens lengthen the sequence, which positions, labels and poolers must know of",
+        "SHADOW": "it is a second model beside the first",
+        "TRAINABLE_TOKENS": "it trains rows of the embedding, which belong to no layer",
+        "UNILORA": "one vector is spread over all maps by one shuffle, so no layer has a size of its own",
+        "XLORA": "it routes adapters that are trained already",
+    }
+)
+"""Types that are no methods, with the reason."""
+
+
+def peft_table(kinds: Sequence[str]) -> str:
+    """The table in Markdown: a row for each type of peft, a column for each kind of task.
+
+    Args:
+        kinds: Names of the kinds of task; what acts on linear maps works on all of them.
+    """
+    head = ["PEFT type", "method", *kinds, "note"]
+    lines = [_row(head), _row(["---"] * len(head))]
+    lines += [_row(_cells(kind, kinds)) for kind in known_types()]
+    return "\n".join(lines) + "\n"
+
+
+def known_types() -> tuple[str, ...]:
+    """Every type that the table speaks of, sorted."""
+    return tuple(sorted({*_bridged(), *OWN, *OUTSIDE}))
+
+
+def _bridged() -> dict[str, AbstractBridged]:
+    return {method.peft_type: method for method in METHODS.values() if isinstance(method, AbstractBridged)}
+
+
+def _cells(kind: str, kinds: Sequence[str]) -> list[str]:
+    if kind in OUTSIDE:
+        return [kind, "", *("no" for _ in kinds), OUTSIDE[kind]]
+    if kind in OWN:
+        method, note = OWN[kind]
+        return [kind, f"`{method}`", *("no" if name == "seq2seq" else "yes" for name in kinds), note]
+    method = _bridged()[kind]
+    return [kind, f"`{method.name}`", *("yes" for _ in kinds), (method.__doc__ or "").split("\n")[0]]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
