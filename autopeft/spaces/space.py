@@ -64,7 +64,8 @@ class SearchSpace:
         self._quantities = dict(quantities)
         known = {"parameters", *quantities}
         self.constraints = tuple(parse_constraint(text, quantities=known, shape=shape) for text in constraints)
-        self.rules = relevant({block.name for block in definition.methods} | {name for name, _ in definition.training})
+        names = {block.name for block in definition.methods} | {name for name, _ in definition.training}
+        self.rules = relevant(names, shape)
         check_structure(self.structure, shape)
 
     @classmethod

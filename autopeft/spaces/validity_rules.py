@@ -12,9 +12,16 @@ from typing import Final, final
 from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import Configuration, Scalar
 from autopeft.spaces.factors import FACTORED
+from autopeft.spaces.methods import METHODS
+from autopeft.spaces.methods.bridged import AbstractBridged
+from autopeft.spaces.model_shape import ModelShape
 
 LOW_RANK: Final = ("binary_lora", "lora", "lora_group", "mola", "s2_lora", "slora")
 """Methods that add a low-rank update to the weights of a linear map, beside `peft_lora`."""
+COUPLED: Final = tuple(
+    name for name, method in METHODS.items() if isinstance(method, AbstractBridged) and method.coupled
+)
+"""Methods whose `check` refuses combinations of settings, not only sizes; the rest is settled when a space is bound."""
 
 
 @final
@@ -124,9 +131,33 @@ RULES: Final[tuple[Rule, ...]] = (
 """Every rule, in the order in which they are asked."""
 
 
-def relevant(names: Collection[str]) -> tuple[Rule, ...]:
-    """The rules that may say something where these methods and training settings can occur."""
-    return tuple(rule for rule in RULES if any(name in names for name in rule.concerns))
+def relevant(names: Collection[str], shape: ModelShape) -> tuple[Rule, ...]:
+    """The rules that may say something where these methods and training settings can occur on a model of `shape`."""
+    rules = tuple(rule for rule in RULES if any(name in names for name in rule.concerns))
+    coupled = tuple(name for name in COUPLED if name in names)
+    return (*rules, _fitting(coupled, shape)) if coupled else rules
+
+
+def _fitting(names: tuple[str, ...], shape: ModelShape) -> Rule:
+    """The methods' own checks as a rule, for those whose settings limit each other; asked of what a space proposes."""
+
+    def problem(configuration: Configuration) -> str:
+        try:
+            for setting in configuration:
+                for layer in setting.layers if setting.method in names else ():
+                    METHODS[setting.method].check(shape, layer=layer, values=setting.at(layer) or {})
+        except ConfigurationError as error:
+            return error.message
+        return ""
+
+    return Rule(
+        name="settings-fit",
+        meaning="Settings of one method that limit each other: a variant and its initialisations, a rank and what"
+        " divides it.",
+        concerns=names,
+        problem=problem,
+        hint="change one of the two settings",
+    )
 
 
 def check_rules(configuration: Configuration, rules: Collection[Rule] = RULES) -> None:

@@ -33,7 +33,7 @@ PATTERNS: Final[Mapping[str, Mapping[str, str]]] = {
     "LOKR": {"r": "rank_pattern", "alpha": "alpha_pattern"},
     "WAVEFT": {"n_frequency": "n_frequency_pattern"},
 }
-"""Peft's settings that may differ by module, and where the differences go (HiRA's pattern is ignored by peft 0.21.2)."""
+"""Settings that may differ by module, and where the differences go (HiRA's pattern is ignored by peft 0.21.2)."""
 
 _KEY: Final = "base_model.model."
 _OUR_OWN: Final = "export in AutoPEFT's own format and load it with autopeft.load"

@@ -115,7 +115,7 @@ def _write(folder: Path, adapters: AdapterSet, *, info: AdapterInfo, head: Mappi
     tensors |= {f"{_KEY}{name}": value for name, value in head.items()}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(folder / TENSORS_FILE, save_tensors(plain, metadata={"format": "pt"}))
-    text = json.dumps(_common(info) | config, indent=2, sort_keys=True) + "\n"
+    text = json.dumps({**_common(info), **config}, indent=2, sort_keys=True) + "\n"
     write_atomically(folder / CONFIG_FILE, text.encode())
     return folder
 

@@ -203,6 +203,23 @@ def test_a_conv1d_base_is_counted_too() -> None:
     assert built_size(base_of("gpt2", head=True), "LORA", {**fields, "fan_in_fan_out": True}) == counted
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("LORA", {"target_modules": ["q", "v"], "r": 3}),
+        ("LORA", {"target_modules": "all-linear", "r": 2, "rank_pattern": {r"decoder\.block\.1.*\.q": 5}}),
+        ("PROMPT_TUNING", {"num_virtual_tokens": 4}),
+        ("IA3", {"target_modules": ["k", "wo"], "feedforward_modules": ["wo"]}),
+    ],
+)
+def test_an_encoder_with_a_decoder_is_counted_on_both_sides(kind: str, fields: dict[str, object]) -> None:
+    config = transformers.T5Config(vocab_size=55, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
+    base = transformers.T5Model(config)
+    counted = count_peft_config({"peft_type": kind, "task_type": "SEQ_2_SEQ_LM", **fields}, measure(base, config))
+    model = transformers.T5ForConditionalGeneration(config)
+    assert built_size(model, kind, {**fields, "task_type": "SEQ_2_SEQ_LM"}) == counted
+
+
 def test_the_head_of_a_language_model_counts_when_it_is_named() -> None:
     for fields in ({"target_modules": ["q_proj", "lm_head"], "r": 3}, {"target_modules": "all-linear", "r": 3}):
         counted = count_peft_config({"peft_type": "LORA", **fields}, shape_of("llama"))

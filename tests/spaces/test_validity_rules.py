@@ -89,7 +89,8 @@ def test_every_rule_is_documented() -> None:
 
 
 def test_only_rules_that_can_say_something_are_asked() -> None:
-    assert relevant({"lora", "learning_rate"}) == ()
+    assert relevant({"lora", "learning_rate"}, SHAPE) == ()
+    assert [rule.name for rule in relevant({"miss", "oft"}, SHAPE)] == ["settings-fit"]
     assert space({"lora": {"rank": "choice(0, 4)"}}).size().rules == ()
     assert space(MIXED).size().rules == ("lora-fa-needs-factors", "lora-plus-needs-factors", "lora-fa-leaves-something")
 
@@ -130,3 +131,20 @@ def test_a_space_in_which_every_configuration_breaks_a_rule_is_refused() -> None
     message = r"space: no configuration that keeps the rule lora-fa-needs-factors was found; the closest has optimizer"
     with pytest.raises(SpaceError, match=message):
         space({"serial_adapter": {"bottleneck": "choice(4, 8)"}, "optimizer": "lora_fa"})
+
+
+@pytest.mark.parametrize(
+    ("source", "kept"),
+    [
+        (
+            {"peft_lora": {"rank": "choice(4, 5)", "variant": "choice(plain, dora)", "init": "choice(kaiming, pissa)"}},
+            6,
+        ),
+        ({"peft_lora": {"rank": "choice(4, 5)", "init": "choice(kaiming, orthogonal)"}}, 3),
+        ({"miss": {"rank": "choice(4, 5)", "mode": "choice(balance, bat)"}}, 3),
+    ],
+)
+def test_settings_of_one_method_that_do_not_go_together_are_never_drawn(source: dict[str, object], kept: int) -> None:
+    made = space(source)
+    drawn = {one.id for one in made.sample(np.random.default_rng(0), 200)}
+    assert len(drawn) == len(list(made.configurations())) == kept

@@ -40,13 +40,15 @@ class AbstractBridged(AbstractMethod, ABC):
     options: ClassVar[Callable[[Values], Mapping[str, object]]] = staticmethod(lambda values: {})
     """Further fields of peft's configuration, from all values."""
     rule: ClassVar[Rule] = staticmethod(anything)
+    coupled: ClassVar[bool] = False
+    """Whether `rule` refuses combinations of settings, where each of them is right with others."""
     shared: ClassVar[Callable[[Mapping[str, object], tuple[Site, ...]], int] | None] = None
     """Trainable numbers that the targets of layers with equal settings have in common, from these targets."""
 
     def peft_config(self, values: Values, *, sites: tuple[Site, ...]) -> dict[str, object]:
         """Keyword arguments of peft's configuration class for these `values` on `sites`, without targets."""
         config = {column: values[field] for field, column in self.columns.items()}
-        config |= {**self.constants, **self.options(values)}
+        config |= {**self.constants, **self.options(values)}  # type: ignore[call-arg]  # a static method held in a class variable
         if self.peft_type == "IA3":
             config["feedforward_modules"] = [site.name for site in sites if site.role is Role.MLP_DOWN]
         return config
@@ -66,7 +68,8 @@ class AbstractBridged(AbstractMethod, ABC):
     def shared_parameters(self, shape: ModelShape, setting: MethodSetting) -> int:
         if self.shared is None:
             return 0
-        return sum(self.shared(config, sites) for config, sites in self.groups(shape, setting))
+        shared = self.shared
+        return sum(shared(config, sites) for config, sites in self.groups(shape, setting))  # type: ignore[call-arg]  # a static method held in a class variable
 
     def groups(
         self, shape: ModelShape, setting: MethodSetting
@@ -87,7 +90,7 @@ class AbstractBridged(AbstractMethod, ABC):
                 f"{self.name}.{self.size_field.name}: {size} is neither 0 nor 1", hint="write 1; it has no size"
             )
         for site in target_sites(self.name, shape, layer=layer, values=values):
-            broken = self.rule(site, values)
+            broken = self.rule(site, values)  # type: ignore[call-arg]  # a static method held in a class variable
             if broken:
                 field, problem, fix = broken
                 raise ConfigurationError(

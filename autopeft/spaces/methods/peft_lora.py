@@ -65,6 +65,7 @@ class PeftLora(AbstractBridged):
 
     name = "peft_lora"
     peft_type = "LORA"
+    coupled = True
     source = "Hugging Face PEFT; DoRA (arXiv 2402.09353), KaSA (arXiv 2412.06071), PiSSA (arXiv 2404.02948) and others"
     fields = (
         RANK,

@@ -60,6 +60,7 @@ class Gralora(AbstractBridged):
 
     name = "gralora"
     peft_type = "GRALORA"
+    coupled = True
     source = "Jung et al. 2025 (arXiv 2505.20355), by Hugging Face PEFT"
     fields = (
         RANK,
@@ -140,6 +141,7 @@ class Miss(AbstractBridged):
 
     name = "miss"
     peft_type = "MISS"
+    coupled = True
     source = "Kang and Yin 2024 (arXiv 2409.15371), by Hugging Face PEFT"
     fields = (
         RANK,
@@ -234,6 +236,7 @@ class VbLora(AbstractBridged):
 
     name = "vblora"
     peft_type = "VBLORA"
+    coupled = True
     source = "Li et al. 2024 (arXiv 2405.15179), by Hugging Face PEFT"
     fields = (
         RANK,
@@ -248,7 +251,9 @@ class VbLora(AbstractBridged):
     )
 
     @staticmethod
-    def shared(config: Mapping[str, object], sites: tuple[Site, ...]) -> int:
+    def shared(  # type: ignore[override]  # stands for the class variable of that name
+        config: Mapping[str, object], sites: tuple[Site, ...]
+    ) -> int:
         return whole(config, "num_vectors", 256) * whole(config, "vector_length", 256)
 
     @staticmethod

@@ -15,7 +15,7 @@ Shapes: I and O the map's input and output width, R rank.
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, cast, final, runtime_checkable
+from typing import Any, Final, Protocol, cast, final, runtime_checkable
 
 import torch
 from peft import PeftConfig
@@ -118,7 +118,7 @@ class PeftSite(AbstractSiteUpdate):
         bias = None if self.view.bias is None else self.view.bias.detach().float().clone()
         copied = _linear(self._site, weight=weight, bias=bias)
         fresh = _tuned(self._recipe, {self._site.name: copied})[self._site.name]
-        fresh.base_layer = nn.Identity()
+        fresh.base_layer = nn.Identity()  # type: ignore[assignment]  # peft types it as the map it wraps
         own = dict(_named_tensors(self.layer))
         for name, tensor in _named_tensors(fresh):
             own[name].copy_(tensor)
@@ -179,7 +179,7 @@ class PeftSite(AbstractSiteUpdate):
         copy = _linear(self._site, weight=original.clone(), bias=start)
         eye = torch.eye(self._site.d_in + 1, self._site.d_in, device=original.device)
         shown, alone, training = self.view.shown, self._alone, self.layer.training
-        self.view.shown, self._alone = [copy], True
+        self.view.shown, self._alone = [copy], True  # type: ignore[assignment]  # lists are invariant
         self.layer.eval()
         try:
             outputs = self(eye, copy(eye))
@@ -323,7 +323,7 @@ def _tuned(
     names = {name: name.replace(".", "_") for name in maps}
     for name, linear in maps.items():
         scaffold.add_module(names[name], linear)
-    fields = dict(recipe.config) | {"target_modules": list(names.values())}
+    fields: dict[str, Any] = {**recipe.config, "target_modules": list(names.values())}
     if recipe.peft_type == "IA3":
         fields["feedforward_modules"] = [names[name] for name in feedforward]
     kind = PeftType(recipe.peft_type)
