@@ -112,7 +112,14 @@ def _vblora(use: Use) -> Keeps:
     return _wide(picks + mixed + use.rank * (use.n + use.d_out) + use.back(use.rank * use.d_in))
 
 
+def _adalora(use: Use) -> Keeps:
+    """The hidden values; A with E in it; the distances of A and B from orthonormal."""
+    rank = use.rank
+    return _wide(use.n * rank + use.back(rank * use.d_in) + 2 * rank**2 + 3)
+
+
 PEFT_EFFECTS: Final[Mapping[str, Effect]] = {
+    "adalora": _adalora,
     "beft": lambda use: Keeps(x=False),
     "boft": _boft,
     "c3a": lambda use: _wide(0),

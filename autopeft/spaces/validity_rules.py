@@ -90,7 +90,26 @@ def _trained_factor(configuration: Configuration) -> str:
     return "optimizer: lora_fa freezes the factors A, which are all that peft_lora.variant mica trains"
 
 
+def _allocated(configuration: Configuration) -> str:
+    """AdaLoRA moves one budget over all its targets by one schedule, from gradients of all of them in every step."""
+    setting = configuration.method("adalora")
+    if setting is None:
+        return ""
+    for name in ("warmup_share", "final_share", "interval", "smoothing"):
+        if len(set(setting.column(name))) > 1:
+            return f"adalora.{name}: differs by layer, and one schedule moves the ranks of all"
+    sampling = _settings(configuration).get("layer_sampling", "none")
+    return "" if sampling == "none" else f"layer_sampling: {sampling} leaves layers out whose ranks adalora must judge"
+
+
 RULES: Final[tuple[Rule, ...]] = (
+    Rule(
+        name="adalora-sees-all-layers",
+        meaning="`adalora` moves one budget over all its targets: one schedule for all layers, and no layer sampling.",
+        concerns=("adalora",),
+        problem=_allocated,
+        hint="give the schedule one value for all layers and use layer_sampling none, or another method",
+    ),
     Rule(
         name="lora-fa-needs-factors",
         meaning="`optimizer: lora_fa` needs a method with low-rank factors.",

@@ -1,6 +1,6 @@
 """Putting a configuration's adapters on a frozen model and taking them off again: hooks, never surgery."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self, final
@@ -128,6 +128,7 @@ def inject(
     *,
     seed: int,
     dtype: torch.dtype = torch.float32,
+    prepare: Callable[[AdapterSet], None] | None = None,
 ) -> AdapterSet:
     """Build the adapters of `configuration` and attach them to `model`, on its device.
 
@@ -137,12 +138,16 @@ def inject(
         configuration: May be empty: then nothing but the head is trained.
         seed: Of the initialisation.
         dtype: Of the adapters' tensors; they are cast to the activations' dtype in use.
+        prepare: Called with the adapters before they are attached, to tell them what they need of the training rows.
 
     Raises:
         ConfigurationError: The configuration does not fit the model.
-        ModelError: The model already carries adapters, or a method cannot act on its architecture.
+        ModelError: The model already carries adapters, a method cannot act on its architecture, or an adapter starts
+            from training rows and was told nothing of them.
     """
     adapters = build(shape, configuration, seed=seed).to(device=model.device, dtype=dtype)
+    if prepare is not None:
+        prepare(adapters)
     adapters.attach(model, shape)
     return adapters
 

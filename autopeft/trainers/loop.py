@@ -15,6 +15,7 @@ from autopeft.errors import ConfigurationError, DeadlineError, DivergedError, Sp
 from autopeft.objectives.measurement import Measurement
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.training import LAYER_SAMPLING, OPTIMIZERS
+from autopeft.trainers.allocation import RankAllocation, allocation_of
 from autopeft.trainers.batches import batches_of, evaluation_batches, largest_batch, training_batches
 from autopeft.trainers.inject import AdapterSet
 from autopeft.trainers.job import TrainingSettings
@@ -53,6 +54,8 @@ class Run:
     """Of data order and dropout."""
     deadline_seconds: float | None = None
     """Wall-clock limit from the start of training, evaluation included."""
+    prepared_seconds: float = 0.0
+    """Spent on initialising the adapters; counted as training."""
 
 
 def settings_of(settings: TrainingSettings, configuration: Configuration) -> TrainingSettings:
@@ -139,11 +142,12 @@ def train(run: Run) -> Iterator[Measurement]:
     meter = MemoryMeter(device=run.loaded.model.device, modules=(run.loaded.model, run.adapters))
     meter.start()
     sampler = _sampler(run)
-    train_seconds, evaluation_seconds = 0.0, 0.0
+    allocation = allocation_of(run.adapters, n_steps=run.epochs * _n_batches(run))
+    train_seconds, evaluation_seconds = run.prepared_seconds, 0.0
     began = time.perf_counter()
     for epoch in range(run.epochs):
         epoch_began = time.perf_counter()
-        train_loss = _train_epoch(run, optimizer, meter, sampler, epoch=epoch, began=began)
+        train_loss = _train_epoch(run, optimizer, meter, sampler, allocation, epoch=epoch, began=began)
         peak_bytes = meter.peak_bytes(optimizer)
         train_seconds += time.perf_counter() - epoch_began
         evaluation_began = time.perf_counter()
@@ -161,6 +165,10 @@ def train(run: Run) -> Iterator[Measurement]:
             head_parameters=sum(parameter.numel() for parameter in head.values()),
             extra={} if sampler is None else sampler.extra(),
         )
+
+
+def _n_batches(run: Run) -> int:
+    return math.ceil(len(run.train.widths) / run.settings.batch_size)
 
 
 def _sampler(run: Run) -> LayerSampler | None:
@@ -185,6 +193,7 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     meter: MemoryMeter,
     sampler: LayerSampler | None,
+    allocation: RankAllocation | None,
     *,
     epoch: int,
     began: float,
@@ -220,6 +229,8 @@ def _train_epoch(
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
             optimizer.step()
+            if allocation is not None:
+                allocation.after_step(epoch * len(batches) + index)
             optimizer.zero_grad()
             loss_sum += loss.detach()
             if index % CHECK_STEPS == 0:
@@ -261,8 +272,12 @@ def _set_mode(run: Run, *, training: bool) -> None:
 
 
 def _pad_id(run: Run) -> int:
+    return pad_id_of(run.loaded)
+
+
+def pad_id_of(loaded: LoadedModel) -> int:
     """Any id would do, the mask hides it; the tokenizer's own keeps a model that looks for it content."""
-    pad_id = run.loaded.tokenizer.pad_token_id
+    pad_id = loaded.tokenizer.pad_token_id
     return pad_id if isinstance(pad_id, int) else 0
 
 

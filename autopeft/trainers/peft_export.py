@@ -35,6 +35,8 @@ PATTERNS: Final[Mapping[str, Mapping[str, str]]] = {
 }
 """Settings that may differ by module, and where the differences go (HiRA's pattern is ignored by peft 0.21.2)."""
 
+_PLAIN_LORA: Final = ("LORA", "ADALORA")
+"""Types that become LoRA."""
 _KEY: Final = "base_model.model."
 _OUR_OWN: Final = "export in AutoPEFT's own format and load it with autopeft.load"
 
@@ -61,7 +63,7 @@ def export_bridged(adapters: AdapterSet, info: AdapterInfo) -> Exported:
     assert isinstance(method, AbstractBridged)
     check_exportable(setting, transposed=info.transposed)
     sites = dict(_sites(adapters, info))
-    if method.peft_type == "LORA":
+    if method.peft_type in _PLAIN_LORA:
         return _lora(setting, sites)
     config = _common_config(method, setting, info)
     tensors: dict[str, torch.Tensor] = {}
@@ -82,7 +84,7 @@ def check_exportable(setting: MethodSetting, *, transposed: bool) -> None:
         raise ConfigurationError(
             f"{setting.method}: not in the PEFT format, {REFUSED[method.peft_type]}", hint=_OUR_OWN
         )
-    if transposed and method.peft_type != "LORA":
+    if transposed and method.peft_type not in _PLAIN_LORA:
         raise ConfigurationError(
             f"{setting.method}: peft's {method.peft_type} acts on linear maps, this model's are Conv1D", hint=_OUR_OWN
         )
@@ -95,7 +97,7 @@ def check_exportable(setting: MethodSetting, *, transposed: bool) -> None:
 
 def _may_differ(method: AbstractBridged, field: str) -> bool:
     """Whether `field` may differ by layer: it has a pattern, or means nothing at inference, or is in the tensors."""
-    if method.peft_type == "LORA":
+    if method.peft_type in _PLAIN_LORA:
         return field != "variant"
     patterns = PATTERNS.get(method.peft_type, {})
     return field in ("targets", "dropout", "start") or method.columns.get(field) in patterns
@@ -160,13 +162,15 @@ def _plain_name(name: str) -> str:
 
 
 def _lora(setting: MethodSetting, sites: Mapping[str, PeftSite]) -> Exported:
-    """Any of LoRA's variants; all but dora as plain LoRA."""
-    dora = setting.column("variant")[0] == "dora"
+    """Any of LoRA's variants and AdaLoRA; all but dora as plain LoRA, without the targets whose rank fell to 0."""
+    dora = dict(setting.fields).get("variant", ("",))[0] == "dora"
     tensors: dict[str, torch.Tensor] = {}
     ranks: dict[str, object] = {}
     alphas: dict[str, object] = {}
     for name, site in sites.items():
         a, b, scale = site.low_rank()
+        if not len(a):
+            continue
         ranks[name], alphas[name] = a.shape[0], scale * a.shape[0]
         tensors[f"{_KEY}{name}.lora_A.weight"] = a
         tensors[f"{_KEY}{name}.lora_B.weight"] = b
@@ -175,5 +179,5 @@ def _lora(setting: MethodSetting, sites: Mapping[str, PeftSite]) -> Exported:
             tensors[f"{_KEY}{name}.lora_magnitude_vector"] = cast("nn.Parameter", magnitude.weight)
     (rank, rank_pattern), (alpha, alpha_pattern) = _pattern(ranks), _pattern(alphas)
     config = {"peft_type": "LORA", "r": rank, "rank_pattern": rank_pattern, "use_dora": dora, "use_rslora": False}
-    config |= {"lora_alpha": alpha, "alpha_pattern": alpha_pattern, "target_modules": sorted(sites)}
+    config |= {"lora_alpha": alpha, "alpha_pattern": alpha_pattern, "target_modules": sorted(ranks)}
     return Exported(config=config, tensors=tensors)

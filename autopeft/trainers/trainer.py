@@ -1,8 +1,10 @@
 """Trains jobs on one real base model that stays loaded between them."""
 
 import gc
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -12,6 +14,7 @@ from autopeft.errors import ModelError, SpecError, TrialError
 from autopeft.objectives.measurement import Measurement
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.trainers import loop
+from autopeft.trainers.calibration import calibrate
 from autopeft.trainers.data import Splits
 from autopeft.trainers.inject import AdapterSet, inject
 from autopeft.trainers.job import AbstractTrainer, ModelSpec, Report, TaskSpec, TrainingSettings, TrainJob
@@ -169,9 +172,14 @@ class Trainer(AbstractTrainer):
         settings = loop.settings_of(self._settings, configuration)
         loaded = self.loaded
         reset_head(loaded, seed)
-        adapters = inject(loaded.model, loaded.shape, configuration, seed=seed)
+        began = time.perf_counter()
+        adapters = inject(
+            loaded.model, loaded.shape, configuration, seed=seed, prepare=partial(self._calibrate, seed=seed)
+        )
+        prepared = time.perf_counter() - began
         try:
             run = self._run_of(adapters, settings, epochs=job.epochs, seed=seed, deadline=_deadline(job))
+            run = replace(run, prepared_seconds=prepared)
             for measurement in loop.train(run):
                 done = measurement.epoch == job.epochs
                 tests = loop.evaluate(run, self.tokens("test")) if done and job.evaluate_test else {}
@@ -181,6 +189,16 @@ class Trainer(AbstractTrainer):
                 yield Report(slot=slot, measurement=measurement, done=done, test_metrics=tests)
         finally:
             adapters.remove()
+
+    def _calibrate(self, adapters: AdapterSet, *, seed: int) -> None:
+        calibrate(
+            adapters,
+            loaded=self.loaded,
+            task=self._task,
+            train=self.tokens("train"),
+            pad_id=loop.pad_id_of(self.loaded),
+            seed=seed,
+        )
 
     def _save(self, folder: Path, adapters: AdapterSet, measurement: Measurement) -> None:
         """Write adapters and head; the base is named as the user did, so that a reader picks its own attention."""

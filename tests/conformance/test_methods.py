@@ -29,6 +29,7 @@ EXACT_IDENTITY = {
     *("inttune", "loldu", "lora", "lora_group", "mola", "nlora", "parallel_adapter"),
     *("s2_lora", "s2ft", "slora", "sorsa", "ssf", "svfit"),
     *(
+        "adalora",
         "beft",
         "boft",
         "delora",
@@ -72,6 +73,7 @@ SIZES: dict[str, tuple[FieldValue, FieldValue]] = {
     "ssf": (1, 1),
     "svfit": (2, 5),
     **{name: (2, 5) for name in METHODS if isinstance(METHODS[name], AbstractBridged)},
+    "adalora": (3, 5),
     **dict.fromkeys(("beft", "ia3", "road", "supertuning"), (1, 1)),
     **dict.fromkeys(("boft", "c3a", "oft"), (4, 8)),
     **dict.fromkeys(("fourierft", "waveft"), (20, 30)),

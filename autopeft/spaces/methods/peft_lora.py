@@ -20,17 +20,25 @@ from autopeft.spaces.methods.bridged import (
 from autopeft.spaces.model_shape import Site
 
 VARIANTS = ("plain", "dora", "kasa", "ffa", "mica")
-INITS = ("kaiming", "gaussian", "orthogonal", "pissa", "olora")
+INITS = ("kaiming", "gaussian", "orthogonal", "pissa", "olora", "eva", "corda_ipm", "corda_kpm", "lora_ga")
+TAKING_OUT = ("pissa", "olora", "corda_ipm", "corda_kpm", "lora_ga")
+"""Initialisations that take their factors out of the weight."""
+FROM_DATA = ("eva", "corda_ipm", "corda_kpm", "lora_ga")
+"""Initialisations that look at training rows first."""
 OWN_INIT = ("dora", "kasa", "ffa", "mica")
 """Variants that go with an initialisation which leaves the weight as it is; kasa and mica bring their own."""
 _INIT_WORDS: Mapping[str, object] = MappingProxyType(
-    {"kaiming": True, **{name: name for name in INITS if name != "kaiming"}}
+    {name: name.partition("_")[0] if name.startswith("corda") else name for name in INITS} | {"kaiming": True}
 )
 
 
 def _options(values: Values) -> dict[str, object]:
-    variant = values["variant"]
-    config: dict[str, object] = {"init_lora_weights": _INIT_WORDS[str(values["init"])]}
+    variant, init = values["variant"], str(values["init"])
+    config: dict[str, object] = {"init_lora_weights": _INIT_WORDS[init]}
+    if init.startswith("corda"):
+        config["corda_config"] = {"corda_method": init.removeprefix("corda_")}
+    elif init == "lora_ga":
+        config["lora_ga_config"] = {}
     if variant == "dora":
         config["use_dora"] = True
     elif variant == "mica":
@@ -44,12 +52,19 @@ def _options(values: Values) -> dict[str, object]:
 
 def _rule(site: Site, values: Values) -> tuple[str, str, str] | None:
     variant, init, rank = str(values["variant"]), str(values["init"]), number(values, "rank")
-    if variant in OWN_INIT and init in ("pissa", "olora"):
+    if variant in OWN_INIT and init in TAKING_OUT:
         return "init", f"{init} takes its factors out of the weight, which {variant} needs whole", "use init kaiming"
     if variant in ("kasa", "mica") and init != "kaiming":
         return "init", f"{variant} has an initialisation of its own, got {init}", "use init kaiming"
     if init == "orthogonal" and rank % 2:
         return "rank", f"{rank} is odd, init orthogonal needs an even one", f"use rank {rank + 1}"
+    width = min(site.d_in, site.d_out)
+    if init == "lora_ga" and 2 * rank > width:
+        return (
+            "rank",
+            f"twice {rank} is above the width {width}, init lora_ga needs both",
+            f"use ranks up to {width // 2}",
+        )
     return below_width(site, values) if variant == "kasa" else at_most_width(site, values)
 
 
@@ -60,7 +75,9 @@ class PeftLora(AbstractBridged):
     Variants: dora trains the norm of each row of the sum apart from its direction; kasa drops the `rank` smallest
     singular directions of the weight and trains a diagonal between B and A, with its loss; ffa trains B alone; mica
     trains A alone, B being the smallest left singular vectors. pissa and olora start from the weight's largest
-    directions and take them out of it. With `rslora`, s = alpha / sqrt(rank).
+    directions and take them out of it; corda does so with the directions that matter most (ipm) or least (kpm) to the
+    inputs of the map, lora_ga with those of the loss's gradient, and eva starts A from the inputs' principal
+    components. With `rslora`, s = alpha / sqrt(rank).
     """
 
     name = "peft_lora"

@@ -24,6 +24,54 @@ from autopeft.spaces.model_shape import Site
 from autopeft.spaces.peft_counts import whole
 
 
+def _fewer(site: Site, values: Values) -> tuple[str, str, str] | None:
+    rank, target = number(values, "rank"), number(values, "target_rank")
+    if target >= rank:
+        return "target_rank", f"{target} leaves nothing of rank {rank} to take away", "use a smaller one"
+    return at_most_width(site, values)
+
+
+@final
+class AdaLora(AbstractBridged):
+    """W + s B diag(E) A, whose ranks fall in training from `rank` to a mean of `target_rank`, the least useful first.
+
+    One budget for all targets: after each `interval` steps the triplets of a row of A, an entry of E and a column of B
+    that matter least (by the smoothed product of value and gradient) have their entry of E set to zero.
+    """
+
+    name = "adalora"
+    peft_type = "ADALORA"
+    coupled = True
+    source = "Zhang et al. 2023 (arXiv 2303.10512), by Hugging Face PEFT"
+    fields = (
+        size("rank", "of every target at the start"),
+        TARGETS,
+        integer("target_rank", 1, text="mean rank at the end, below `rank`"),
+        integer("alpha", 16, text="scale is alpha / rank"),
+        dropout(),
+        real("warmup_share", 0.1, high=0.9, text="share of the steps before ranks begin to fall"),
+        real("final_share", 0.3, high=0.9, text="share of the steps at the end with fixed ranks"),
+        integer("interval", 10, text="steps between two cuts"),
+        real("smoothing", 0.85, low=1e-3, high=0.999, text="of the importances (beta1) and their spread (beta2)"),
+        real("orthogonality", 0.5, high=100.0, text="weight of the loss that keeps A and B orthonormal"),
+    )
+    columns = peft_names(
+        rank="init_r",
+        target_rank="target_r",
+        alpha="lora_alpha",
+        dropout="lora_dropout",
+        interval="deltaT",
+        smoothing="beta1",
+        orthogonality="orth_reg_weight",
+    )
+    constants = MappingProxyType({"total_step": 2**31})
+    rule = staticmethod(_fewer)
+
+    @staticmethod
+    def options(values: Values) -> Mapping[str, object]:
+        return {"beta2": values["smoothing"]}
+
+
 @final
 class PeftDeft(AbstractBridged):
     """Part of the weight's outputs taken out and trained anew: a projector P [d_out, rank], and R unless `para`."""

@@ -19,7 +19,6 @@ OWN: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
 
 OUTSIDE: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "ADALORA": "its ranks move in a schedule called after every step; search a rank for each layer instead",
         "ADAMSS": "it clusters the rows of each weight, so its size is known only with the weights",
         "ADAPTION_PROMPT": "it replaces the attention modules of Llama, Mistral and GPT-2; here nothing is replaced",
         "CARTRIDGE": "a prefix distilled from the cache of one long text, not trained on a task",

@@ -24,6 +24,7 @@ from autopeft.spaces.methods.bridged import (
 )
 from autopeft.spaces.methods.method import FieldKind
 from autopeft.spaces.methods.peft_low_rank import (
+    AdaLora,
     Delora,
     Gralora,
     Hira,
@@ -274,6 +275,7 @@ class WaveFt(AbstractBridged):
 
 
 PEFT_TYPES: tuple[AbstractBridged, ...] = (
+    AdaLora(),
     Beft(),
     Boft(),
     C3a(),

@@ -12,44 +12,48 @@ they take out of the weight is kept as two frozen factors and subtracted, which 
 Shapes: I and O the map's input and output width, R rank.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast, final, runtime_checkable
+from typing import Any, Final, cast, final
 
 import torch
-from peft import PeftConfig
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.lora import KasaConfig
+from peft.tuners.lora.config import CordaConfig, LoraGAConfig
 from peft.tuners.lora.variants import _kasa_layer_regularization_loss
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import PeftType
 from torch import nn
 from torch.nn import functional
 
-from autopeft.errors import ConfigurationError
+from autopeft.errors import ConfigurationError, ModelError
 from autopeft.spaces.methods import METHODS
-from autopeft.spaces.methods.bridged import AbstractBridged, settings_key
+from autopeft.spaces.methods.bridged import AbstractBridged
+from autopeft.spaces.methods.peft_lora import FROM_DATA, TAKING_OUT
 from autopeft.spaces.model_shape import Site
+from autopeft.trainers.adapters import peft_data
 from autopeft.trainers.adapters.adapter import Placement
+from autopeft.trainers.adapters.peft_build import (
+    ADAPTER,
+    SEEDED,
+    Factors,
+    Recipe,
+    frozen_linear,
+    named_tensors,
+    shared_layer,
+    skeleton,
+    taken_out,
+    tuned,
+)
+from autopeft.trainers.adapters.site_facts import Need
 from autopeft.trainers.adapters.site_updates import AbstractSiteUpdate, SiteUpdates, in_layout
 from autopeft.trainers.sites import Conv1D, LinearLike
 
-ADAPTER: Final = "default"
-_OWN: Final = "base_layer"
-_DEFERRED: Final = "_lora_kasa_truncation_deferred"
-"""Where KaSA notes that it is to cut the weight in its first pass; ours is never cut."""
+_NESTED: Final[Mapping[str, type]] = {
+    "kasa_config": KasaConfig,
+    "corda_config": CordaConfig,
+    "lora_ga_config": LoraGAConfig,
+}
+"""Fields of LoRA's configuration that hold a configuration of their own."""
 FROM_WEIGHT: Final = frozenset({"DEFT", "DELORA", "PSOFT", "SUPERTUNING", "TINYLORA"})
 """Types whose tensors depend on the weight; of LoRA, the variants and initialisations in `_starts_from_weight`."""
-SEEDED: Final[Mapping[str, str]] = {"SHIRA": "random_seed", "TINYLORA": "projection_seed"}
-"""Field of a type's configuration that draws what is not saved; it differs by layer."""
-
-
-@runtime_checkable
-class _Factors(Protocol):
-    lora_A: nn.ModuleDict
-    lora_B: nn.ModuleDict
-    scaling: dict[str, float]
 
 
 @final
@@ -98,6 +102,7 @@ class PeftSite(AbstractSiteUpdate):
         self._recipe = recipe
         self._site = site
         self._alone = True
+        self._fact: torch.Tensor | None = None
         if recipe.from_weight:
             self.register_buffer("started", torch.zeros((), dtype=torch.uint8))
         if recipe.takes_out:
@@ -105,9 +110,21 @@ class PeftSite(AbstractSiteUpdate):
             self.register_buffer("taken_a", torch.zeros(rank, site.d_in))
             self.register_buffer("taken_b", torch.zeros(site.d_out, rank))
 
+    @property
+    def needs(self) -> Need | None:
+        return None if self._recipe.need is None or self.started else self._recipe.need
+
+    def tell(self, fact: torch.Tensor) -> None:
+        self._fact = fact
+
     def derive(self, linear: LinearLike) -> None:
         self.view.shown = [linear]
         self._alone = not linear._forward_hooks
+        if self.needs is not None and self._fact is None:
+            raise ModelError(
+                f"its initialisation starts from the {self.needs.kind} of training rows, which it was not told",
+                hint="train it with autopeft, or use an init that needs no data",
+            )
         if self._recipe.from_weight and not self.started:
             self._start(linear)
 
@@ -116,14 +133,19 @@ class PeftSite(AbstractSiteUpdate):
         """Let peft build its layer once more, over a copy of the weight, and take over what it came to."""
         weight = self.view.weight.detach().float().clone()
         bias = None if self.view.bias is None else self.view.bias.detach().float().clone()
-        copied = _linear(self._site, weight=weight, bias=bias)
-        fresh = _tuned(self._recipe, {self._site.name: copied})[self._site.name]
+        copied = frozen_linear(self._site, weight=weight, bias=bias)
+        if self._fact is not None:
+            peft_data.prepare(copied, self._recipe.config, self._fact.to(weight.device))
+        fresh = tuned(self._recipe, {self._site.name: copied})[self._site.name]
+        if self._fact is not None:
+            peft_data.finish(fresh, self._recipe.config, self._fact.to(weight.device))
+            self._fact = None
         fresh.base_layer = nn.Identity()  # type: ignore[assignment]  # peft types it as the map it wraps
-        own = dict(_named_tensors(self.layer))
-        for name, tensor in _named_tensors(fresh):
+        own = dict(named_tensors(self.layer))
+        for name, tensor in named_tensors(fresh):
             own[name].copy_(tensor)
         if self._recipe.takes_out:
-            a, b = _taken_out(self.view.weight.detach().float(), copied.weight, fresh, self._recipe.rank)
+            a, b = taken_out(self.view.weight.detach().float(), copied.weight, fresh, self._recipe.rank)
             self.taken_a.copy_(a)
             self.taken_b.copy_(b)
         self.started.fill_(1)
@@ -148,12 +170,14 @@ class PeftSite(AbstractSiteUpdate):
 
     @torch.no_grad()
     def low_rank(self) -> tuple[torch.Tensor, torch.Tensor, float]:
-        """A [K, I], B [O, K] and scale of what a LoRA layer adds to the weight, DoRA's norms left out.
+        """A [K, I], B [O, K] and scale of what a LoRA or AdaLoRA layer adds to the weight, DoRA's norms left out.
 
-        K is R, or 2 R where the layer takes directions out of the weight.
+        K is R, 2 R where the layer takes directions out of the weight, or the rank that AdaLoRA has left of R.
         """
         layer = self.layer
-        assert isinstance(layer, _Factors)
+        if self._recipe.peft_type == "ADALORA":
+            return _kept_triplets(layer)
+        assert isinstance(layer, Factors)
         a, b, scale = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, layer.scaling[ADAPTER]
         assert isinstance(a, torch.Tensor)
         assert isinstance(b, torch.Tensor)
@@ -164,6 +188,8 @@ class PeftSite(AbstractSiteUpdate):
         return torch.cat((a, self.taken_a)), torch.cat((b, -self.taken_b / scale), dim=1), scale
 
     def penalty(self) -> torch.Tensor | None:
+        if self._recipe.orthogonality:
+            return self._recipe.orthogonality * _distance_from_orthonormal(self.layer)
         kasa = self._recipe.config.get("kasa_config")
         if not isinstance(kasa, KasaConfig):
             return None
@@ -176,7 +202,7 @@ class PeftSite(AbstractSiteUpdate):
         """What the layer makes of unit inputs and of zero, less the map's own: exact for every linear type."""
         original = self.view.weight.detach().float()
         start = None if self.view.bias is None else self.view.bias.detach().float().clone()
-        copy = _linear(self._site, weight=original.clone(), bias=start)
+        copy = frozen_linear(self._site, weight=original.clone(), bias=start)
         eye = torch.eye(self._site.d_in + 1, self._site.d_in, device=original.device)
         shown, alone, training = self.view.shown, self._alone, self.layer.training
         self.view.shown, self._alone = [copy], True  # type: ignore[assignment]  # lists are invariant
@@ -196,22 +222,6 @@ class PeftSite(AbstractSiteUpdate):
         return weight + in_layout(linear, delta), None if bias is None else bias + moved
 
 
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """All that peft needs to build its layers, and what is known of how they start."""
-
-    peft_type: str
-    config: Mapping[str, object]
-    seed: int
-    rank: int
-    freeze_a: bool
-    from_weight: bool
-    """Its tensors depend on the weight."""
-    takes_out: bool
-    """It starts by taking `rank` directions out of the weight."""
-
-
 def build_bridged(placement: Placement) -> SiteUpdates:
     """Peft's layers at every target of the layer, as peft initialises them from the placement's chance.
 
@@ -224,9 +234,9 @@ def build_bridged(placement: Placement) -> SiteUpdates:
     sites = placement.target_sites()
     recipe = _recipe(method, placement, sites)
     if recipe.from_weight:
-        layers = _skeleton(recipe, sites)
+        layers = skeleton(recipe, sites)
     else:
-        layers = {site.name: _shared_layer(method, placement, recipe, site) for site in sites}
+        layers = {site.name: shared_layer(method, placement, recipe, site) for site in sites}
     return SiteUpdates({site.name: PeftSite(layers[site.name], site, recipe) for site in sites})
 
 
@@ -234,11 +244,13 @@ def _recipe(method: AbstractBridged, placement: Placement, sites: Sequence[Site]
     config = method.peft_config(placement.values, sites=tuple(sites))
     if method.peft_type in SEEDED:
         config[SEEDED[method.peft_type]] = placement.layer
-    kasa = config.get("kasa_config")
-    if isinstance(kasa, Mapping):
-        config["kasa_config"] = KasaConfig(**kasa)
+    for name, kind in _NESTED.items():
+        if isinstance(config.get(name), Mapping):
+            config[name] = kind(**cast("dict[str, Any]", config[name]))
     lora = method.peft_type == "LORA"
-    takes_out = lora and (config["init_lora_weights"] in ("pissa", "olora") or "kasa_config" in config)
+    init = str(placement.values["init"]) if lora else ""
+    takes_out = init in TAKING_OUT or "kasa_config" in config
+    need = peft_data.need(config, rank=placement.size("rank")) if init in FROM_DATA else None
     return Recipe(
         peft_type=method.peft_type,
         freeze_a=bool(config.pop("freeze_a", False)),
@@ -246,136 +258,30 @@ def _recipe(method: AbstractBridged, placement: Placement, sites: Sequence[Site]
         seed=int(torch.randint(2**62, (1,), generator=placement.generator)),
         rank=placement.size("rank") if takes_out else 0,
         from_weight=takes_out
+        or need is not None
         or method.peft_type in FROM_WEIGHT
         or (lora and (bool(config.get("use_dora")) or config["init_lora_weights"] == "mica")),
         takes_out=takes_out,
+        need=need,
+        orthogonality=_orthogonality(method, placement),
     )
 
 
-@final
-class _Group(nn.Module):
-    """Peft's layers for the layers of one method with equal settings; holds them until each is taken."""
-
-    def __init__(self, layers: Mapping[str, BaseTunerLayer]) -> None:
-        super().__init__()
-        self.layers = dict(layers)
-        self._owned: set[int] = set()
-
-    def take(self, name: str) -> BaseTunerLayer:
-        """The layer called `name`; what it shares with one taken before it refers to, but does not own."""
-        layer = self.layers.pop(name)
-        for key, child in list(cast("nn.Module", layer)._modules.items()):
-            if id(child) in self._owned:
-                del cast("nn.Module", layer)._modules[key]
-                cast("nn.Module", layer).__dict__[key] = child
-            self._owned.add(id(child))
-        return layer
+def _orthogonality(method: AbstractBridged, placement: Placement) -> float:
+    """Weight of one target's distance from orthonormal factors; peft takes the mean over the factors of all targets."""
+    return placement.real("orthogonality") / (2 * placement.n_targets) if method.peft_type == "ADALORA" else 0.0
 
 
-def _shared_layer(method: AbstractBridged, placement: Placement, recipe: Recipe, site: Site) -> BaseTunerLayer:
-    key = settings_key(placement.values) + ((("layer", placement.layer),) if recipe.peft_type in SEEDED else ())
-    if key not in placement.shared:
-        placement.shared[key] = _Group(_group_layers(method, placement, recipe))
-    group = placement.shared[key]
-    assert isinstance(group, _Group)
-    return group.take(f"{placement.layer}.{site.name}")
+def _distance_from_orthonormal(layer: nn.Module) -> torch.Tensor:
+    """||A A' - I|| + ||B' B - I||, Frobenius norms."""
+    a, b = layer.get_parameter(f"lora_A.{ADAPTER}"), layer.get_parameter(f"lora_B.{ADAPTER}")
+    eye = torch.eye(len(a), device=a.device)
+    return torch.linalg.matrix_norm(a @ a.t() - eye) + torch.linalg.matrix_norm(b.t() @ b - eye)
 
 
-def _group_layers(method: AbstractBridged, placement: Placement, recipe: Recipe) -> dict[str, BaseTunerLayer]:
-    """One peft model over the targets of every layer with the settings of `placement`."""
-    wanted = settings_key(placement.values)
-    only = (placement.layer,) if recipe.peft_type in SEEDED else placement.setting.layers
-    maps: dict[str, nn.Linear] = {}
-    feedforward: list[str] = []
-    for layer in only:
-        values = placement.setting.at(layer) or {}
-        if settings_key(values) != wanted:
-            continue
-        sites = [placement.shape.site(layer, name) for name in cast("tuple[str, ...]", values["targets"])]
-        maps |= {f"{layer}.{site.name}": _linear(site) for site in sites}
-        config = method.peft_config(values, sites=tuple(sites))
-        feedforward += [f"{layer}.{name}" for name in cast("list[str]", config.get("feedforward_modules", []))]
-    return _tuned(recipe, maps, feedforward=feedforward)
-
-
-@torch.no_grad()
-def _skeleton(recipe: Recipe, sites: Sequence[Site]) -> dict[str, BaseTunerLayer]:
-    """Layers of the right shapes, all zero, and every buffer of them saved; no weight is looked at."""
-    layers: dict[str, BaseTunerLayer] = {}
-    for site in sites:
-        with torch.device("meta"):
-            layers |= _tuned(recipe, {site.name: nn.Linear(site.d_in, site.d_out, bias=site.bias)})
-    for layer in layers.values():
-        module = cast("nn.Module", layer)
-        module.base_layer = nn.Identity()
-        for child in module.modules():
-            child._non_persistent_buffers_set.clear()
-        module._apply(lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype))
-        module.__dict__.get(_DEFERRED, set()).clear()
-    return layers
-
-
-def _tuned(
-    recipe: Recipe, maps: Mapping[str, nn.Linear], *, feedforward: Sequence[str] = ()
-) -> dict[str, BaseTunerLayer]:
-    """Peft's layer for each of `maps`; no global random state is touched."""
-    scaffold = nn.Module()
-    names = {name: name.replace(".", "_") for name in maps}
-    for name, linear in maps.items():
-        scaffold.add_module(names[name], linear)
-    fields: dict[str, Any] = {**recipe.config, "target_modules": list(names.values())}
-    if recipe.peft_type == "IA3":
-        fields["feedforward_modules"] = [names[name] for name in feedforward]
-    kind = PeftType(recipe.peft_type)
-    with torch.random.fork_rng(devices=()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(recipe.seed)
-        config: PeftConfig = PEFT_TYPE_TO_CONFIG_MAPPING[kind](**fields)
-        PEFT_TYPE_TO_TUNER_MAPPING[kind](scaffold, config, ADAPTER)
-    layers = {name: scaffold.get_submodule(inner) for name, inner in names.items()}
-    for layer in layers.values():
-        _freeze(layer, freeze_a=recipe.freeze_a)
-    return cast("dict[str, BaseTunerLayer]", layers)
-
-
-def _freeze(layer: nn.Module, *, freeze_a: bool) -> None:
-    """Turn what peft does not train into buffers, so that every parameter is trained."""
-    if freeze_a:
-        assert isinstance(layer, _Factors)
-        layer.lora_A[ADAPTER].requires_grad_(False)
-    for path, module in layer.named_modules():
-        if path == _OWN:
-            continue
-        for name, parameter in list(module._parameters.items()):
-            if parameter is not None and not parameter.requires_grad:
-                del module._parameters[name]
-                module.register_buffer(name, parameter.detach())
-
-
-def _linear(site: Site, *, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None) -> nn.Linear:
-    """A frozen map of the site's sizes; without `weight` it is all zero and takes no memory."""
-    linear = nn.Linear(site.d_in, site.d_out, bias=site.bias, device="meta")
-    weight = torch.zeros(1, 1).expand(site.d_out, site.d_in) if weight is None else weight
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    if site.bias:
-        linear.bias = nn.Parameter(torch.zeros(site.d_out) if bias is None else bias, requires_grad=False)
-    return linear
-
-
-def _named_tensors(layer: BaseTunerLayer) -> list[tuple[str, torch.Tensor]]:
-    module = cast("nn.Module", layer)
-    return [*module.named_parameters(), *module.named_buffers()]
-
-
-def _taken_out(
-    whole: torch.Tensor, left: torch.Tensor, layer: BaseTunerLayer, rank: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factors A [R, I] and B [O, R] of what peft took out of the weight `whole` [O, I] to leave `left`."""
-    assert isinstance(layer, _Factors)
-    a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-    assert isinstance(a, torch.Tensor)
-    assert isinstance(b, torch.Tensor)
-    if b.abs().max() > 0:
-        return a.detach().clone(), layer.scaling[ADAPTER] * b.detach()
-    u, s, v = torch.linalg.svd(whole - left, full_matrices=False)
-    return v[:rank], u[:, :rank] * s[:rank]
+def _kept_triplets(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """AdaLoRA's update as a LoRA of the triplets that were not taken away: A with its entries of E in it, B, scale."""
+    a, e, b = (layer.get_parameter(f"lora_{name}.{ADAPTER}") for name in "AEB")
+    scaling, rank = cast("dict[str, float]", layer.scaling)[ADAPTER], layer.get_buffer(f"ranknum.{ADAPTER}")
+    kept = e[:, 0] != 0
+    return (a * e)[kept], b[:, kept], scaling / (float(rank) + 1e-5)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from autopeft.errors import AutoPeftError
 from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle
+from autopeft.trainers.adapters.site_facts import Need
 from autopeft.trainers.sites import Conv1D, LinearLike
 
 
@@ -28,6 +29,15 @@ class AbstractSiteUpdate(nn.Module, ABC):
         self, linear: LinearLike, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The same as a new weight and bias; see `AbstractAdapter.fold`."""
+
+    @property
+    def needs(self) -> Need | None:
+        """What it must be told of the training rows before `derive`; None for nothing."""
+        return None
+
+    def tell(self, fact: torch.Tensor) -> None:
+        """Take the fact that it needs, float32."""
+        raise AssertionError(f"{type(self).__name__} needs nothing, and was told {tuple(fact.shape)}")
 
     def derive(self, linear: LinearLike) -> None:
         """Take what is needed from the frozen weight; called before the first forward pass on `linear`.

@@ -47,6 +47,13 @@ def values_of(method: str, **fields: FieldValue) -> dict[str, FieldValue]:
         ("oft", {"block_size": 1}, "oft.block_size: 1 turns nothing"),
         ("peft_lora", {"rank": 4, "variant": "dora", "init": "pissa"}, "peft_lora.init: pissa takes its factors out"),
         ("peft_lora", {"rank": 4, "variant": "mica", "init": "gaussian"}, "mica has an initialisation of its own"),
+        ("adalora", {"rank": 2, "target_rank": 2}, "adalora.target_rank: 2 leaves nothing of rank 2 to take away"),
+        ("peft_lora", {"rank": 25, "init": "lora_ga"}, "peft_lora.rank: twice 25 is above the width 48"),
+        (
+            "peft_lora",
+            {"rank": 4, "variant": "ffa", "init": "corda_ipm"},
+            "corda_ipm takes its factors out of the weight",
+        ),
         ("peft_lora", {"rank": 3, "init": "orthogonal"}, "peft_lora.rank: 3 is odd, init orthogonal needs an even"),
         ("peft_lora", {"rank": 48, "variant": "kasa"}, "peft_lora.rank: 48 is not below the width 48"),
         ("psoft", {"rank": 1}, "psoft.rank: 1 has no rotation"),
@@ -73,7 +80,7 @@ def test_every_setting_reaches_peft(method: AbstractBridged) -> None:
     known = {row for row in kinds[peft.PeftType(method.peft_type)].__dataclass_fields__}
     assert set(config) <= known
     own = {field.name for field in method.fields} - {"targets", "enabled"}
-    optional = {"variant", "init", "mode", "kasa_beta", "kasa_gamma"}
+    optional = {"variant", "init", "mode", "kasa_beta", "kasa_gamma", "warmup_share", "final_share"}
     assert own - optional <= set(method.columns) <= own
     assert method.peft_type in SITE_COUNTS
 

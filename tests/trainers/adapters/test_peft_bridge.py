@@ -1,7 +1,11 @@
 """Peft's layers over views of frozen maps: whose tensors they are, how they start, how they meet on one map."""
 
+import copy
+
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import KasaConfig
 from peft.tuners.lora.variants import KasaLinearVariant
 from torch import nn
 from transformers import PreTrainedModel, T5Config
@@ -89,6 +93,37 @@ def test_chance_comes_from_the_seed_alone(bert: PreTrainedModel) -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], third[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("variant", "fields", "peft_fields"),
+    [
+        ("plain", {}, {}),
+        ("dora", {}, {"use_dora": True}),
+        ("kasa", {"kasa_beta": 0.5, "kasa_gamma": 2.0}, {"kasa_config": KasaConfig(beta=0.5, gamma=2.0)}),
+        ("mica", {}, {"init_lora_weights": "mica"}),
+        ("ffa", {}, {}),
+    ],
+)
+def test_variants_compute_what_peft_computes(
+    variant: str, fields: dict[str, FieldValue], peft_fields: dict[str, object], bert: PreTrainedModel
+) -> None:
+    shape = measure(bert, bert.config)
+    targets = r".*layer\.0\." + QUERY.replace(".", r"\.")
+    config = LoraConfig(r=3, lora_alpha=6, target_modules=targets, **peft_fields)  # type: ignore[arg-type]  # by name
+    twin = get_peft_model(copy.deepcopy(bert), config).eval()  # type: ignore[arg-type]  # a transformers model
+    theirs = dict(twin.named_parameters()) | dict(twin.named_buffers())
+    placed = configuration(on_query("peft_lora", variant=variant, rank=3, alpha=6.0, **fields))
+    with inject(bert, shape, placed, seed=0) as adapters, torch.no_grad():
+        disturb(adapters, size=0.2)
+        for name, tensor in adapters.state_dict().items():
+            if "lora_" in name:
+                (other,) = [key for key in theirs if key.endswith(name[name.index("lora_") :])]
+                theirs[other].copy_(tensor)
+        run(twin, tokens())  # KaSA cuts the weight in its first pass
+        torch.testing.assert_close(run(bert, tokens()), run(twin, tokens()), atol=2e-6, rtol=1e-5)
+        if variant == "kasa":
+            assert float(adapters.penalty() or 0) == pytest.approx(float(twin.base_model._get_kasa_loss()), rel=1e-5)
 
 
 @pytest.mark.parametrize("second", ["lora", "oft", "glora", "c3a", "hra", "ia3", "miss", "vera"])
