@@ -4,10 +4,17 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from autopeft.errors import ConfigurationError, InputError
-from autopeft.spaces.configuration import Configuration, FieldValue, MethodSetting, Scalar, read_columns
+from autopeft.spaces.configuration import (
+    LEARNING_RATE,
+    Configuration,
+    FieldValue,
+    MethodSetting,
+    Scalar,
+    read_columns,
+)
 from autopeft.spaces.fields import fit_value
 from autopeft.spaces.methods import METHODS
-from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind
+from autopeft.spaces.methods.method import RATE, AbstractMethod, Field, FieldKind
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.suggest import nearest
 from autopeft.spaces.targets import resolve
@@ -21,6 +28,7 @@ def configuration(source: Mapping[str, object], shape: ModelShape) -> Configurat
     Args:
         source: Methods by name, each with `layers` (a list, default all) and fields: one value, or a list with one for
             each of `layers` (0 for a size: absent there). Targets are words. Fields left out take their default.
+            `learning_rate` is one value for the method.
             Beside the methods, training settings by name.
         shape: The base model.
 
@@ -93,7 +101,7 @@ def _setting(method: AbstractMethod, value: object, shape: ModelShape) -> Method
     if not isinstance(value, Mapping):
         raise ConfigurationError(f"{place}: got {value!r}, not a mapping", hint=f"write {place}: {{{size}: 8}}")
     row = cast(Mapping[str, object], value)
-    names = [field.name for field in method.fields]
+    names = [field.name for field in method.settings]
     for key in row:
         if key != "layers" and key not in names:
             raise _unknown(place, str(key), ["layers", *names])
@@ -101,13 +109,22 @@ def _setting(method: AbstractMethod, value: object, shape: ModelShape) -> Method
         raise ConfigurationError(f"{place}.{size}: the size is missing", hint=f"write {size}: 8")
     layers = _layers(place, row.get("layers"), shape)
     columns = {field.name: _column(place, field, row, layers, shape) for field in method.fields}
+    rate = _rate(f"{place}.{LEARNING_RATE}", row.get(LEARNING_RATE))
     kept = sorted((layer, index) for index, layer in enumerate(layers) if columns[size][index] != 0)
     for layer, index in kept:
         method.check(shape, layer=layer, values={name: column[index] for name, column in columns.items()})
     if not kept:
         return None
     fields = tuple((name, tuple(columns[name][index] for _, index in kept)) for name in sorted(columns))
-    return MethodSetting(method=method.name, layers=tuple(layer for layer, _ in kept), fields=fields)
+    return MethodSetting(
+        method=method.name, layers=tuple(layer for layer, _ in kept), fields=fields, learning_rate=rate
+    )
+
+
+def _rate(place: str, value: object) -> float | None:
+    if isinstance(value, (list, tuple)):
+        raise ConfigurationError(f"{place}: got {list(value)}", hint="a method has one rate on all its layers")
+    return None if value is None else float(_value(place, RATE, value))
 
 
 def _layers(place: str, value: object, shape: ModelShape) -> tuple[int, ...]:

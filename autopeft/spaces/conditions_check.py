@@ -7,7 +7,7 @@ from autopeft.spaces.condition import Atom, Comparison, Condition, Membership, P
 from autopeft.spaces.configuration import Scalar
 from autopeft.spaces.domain import LogReal, Real, Subset, is_number, spelled
 from autopeft.spaces.methods import METHODS
-from autopeft.spaces.methods.method import Field, FieldKind
+from autopeft.spaces.methods.method import RATE, Field, FieldKind
 from autopeft.spaces.spread import Shared, Spread
 from autopeft.spaces.suggest import nearest
 from autopeft.spaces.training import TRAINING_FIELDS
@@ -66,7 +66,8 @@ def _check_atom(atom: Atom, blocks: Mapping[str, object], spreads: Mapping[str, 
         return
     field = _field(atom.name)
     method = method_of(atom.name)
-    if field is None or (method is None and atom.name not in spreads) or (method is not None and method not in blocks):
+    absent = atom.name not in spreads if method is None or field is RATE else method not in blocks
+    if field is None or absent:
         raise _unknown(atom.name, blocks, spreads)
     spread = spreads.get(atom.name)
     if spread is not None and not isinstance(spread, Shared):
@@ -94,12 +95,12 @@ def _check_value(atom: Comparison | Membership, field: Field, value: Scalar) -> 
 def _field(name: str) -> Field | None:
     method, _, field = name.partition(".")
     if method in METHODS and field:
-        return next((row for row in METHODS[method].fields if row.name == field), None)
+        return next((row for row in METHODS[method].settings if row.name == field), None)
     return TRAINING_FIELDS.get(name)
 
 
 def _unknown(name: str, blocks: Mapping[str, object], spreads: Mapping[str, Spread]) -> SpaceError:
     fields = [f"{method}.{field.name}" for method in blocks for field in METHODS[method].fields]
-    known = [*blocks, *fields, *(name for name in spreads if "." not in name)]
+    known = [*blocks, *fields, *(name for name in spreads if name not in fields)]
     hint = nearest(name, known) or "a condition compares dimensions of this space"
     return SpaceError(f"{name!r} is no dimension of this space; known are {', '.join(known)}", hint=hint)

@@ -4,10 +4,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 Scalar = bool | int | float | str
 FieldValue = Scalar | tuple[str, ...]
 """What one field holds at one layer; a tuple is a set of site names, sorted in module order."""
+LEARNING_RATE: Final = "learning_rate"
+"""Name of the training setting, and of the rate that a method may have of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +24,13 @@ class MethodSetting:
     method: str
     layers: tuple[int, ...]
     fields: tuple[tuple[str, tuple[FieldValue, ...]], ...]
+    learning_rate: float | None = None
+    """Peak rate of this method's tensors on all its layers; None takes that of the whole configuration."""
 
     def column(self, field: str) -> tuple[FieldValue, ...]:
         """Values of `field`, one for each of `layers`; KeyError when the method has no such field."""
+        if field == LEARNING_RATE and self.learning_rate is not None:
+            return (self.learning_rate,) * len(self.layers)
         return dict(self.fields)[field]
 
     def at(self, layer: int) -> dict[str, FieldValue] | None:
@@ -40,7 +47,7 @@ class MethodSetting:
             values = [list(value) if isinstance(value, tuple) else value for value in column]
             uniform = all(value == column[0] for value in column)
             row[name] = values[0] if uniform else values
-        return row
+        return row if self.learning_rate is None else row | {LEARNING_RATE: self.learning_rate}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +95,10 @@ def read_columns(row: Mapping[str, object], *, set_fields: Sequence[str]) -> Met
     """
     layers = tuple(row["layers"])  # type: ignore[arg-type]  # written by to_json
     columns: list[tuple[str, tuple[FieldValue, ...]]] = []
-    for name in sorted(set(row) - {"layers", "method"}):
+    for name in sorted(set(row) - {"layers", "method", LEARNING_RATE}):
         columns.append((name, _column(row[name], n=len(layers), is_set=name in set_fields)))
-    return MethodSetting(method=str(row["method"]), layers=layers, fields=tuple(columns))
+    rate: float | None = row.get(LEARNING_RATE)  # type: ignore[assignment]  # written by to_json
+    return MethodSetting(method=str(row["method"]), layers=layers, fields=tuple(columns), learning_rate=rate)
 
 
 def _column(value: object, *, n: int, is_set: bool) -> tuple[FieldValue, ...]:

@@ -216,7 +216,9 @@ def _method_tracks(plan: Plan) -> list[Track]:
     """The size's track first, then those of the discrete fields that leave something to draw."""
     method = plan.method
     drawn = [
-        field for field in method.others if field.levels is not None and any(cell.dimensions for cell in field.cells)
+        field
+        for field in method.beside_size
+        if field.levels is not None and any(cell.dimensions for cell in field.cells)
     ]
     return [track(field, plan.allowed.get(field.field.name)) for field in (method.size, *drawn)]
 

@@ -23,15 +23,16 @@ class ParameterCounter:
         kinds: dict[object, int] = {}
         self._kind = [kinds.setdefault(row, len(kinds)) for row in shape.layers]
         self._rows: dict[tuple[object, ...], int] = {}
-        self._settings: dict[MethodSetting, int] = {}
+        self._settings: dict[tuple[object, ...], int] = {}
 
     def __call__(self, configuration: Configuration) -> int:
         total = 0
         for setting in configuration.methods:
-            count = self._settings.get(setting)
+            key = (setting.method, setting.layers, setting.fields)
+            count = self._settings.get(key)
             if count is None:
                 count = self._count(setting)
-                _remember(self._settings, setting, count)
+                _remember(self._settings, key, count)
             total += count
         return total
 

@@ -7,18 +7,21 @@ from typing import Self, cast, final
 from autopeft.errors import SpaceError
 from autopeft.spaces.condition import And, Comparison, Condition, Membership, Not, Or, Present, parse_condition
 from autopeft.spaces.conditions_check import check_conditions
-from autopeft.spaces.domain import Subset
+from autopeft.spaces.configuration import LEARNING_RATE
+from autopeft.spaces.domain import LogReal, Subset
 from autopeft.spaces.fields import fit_spread
 from autopeft.spaces.language import LAYERS_HINT, read_layers, read_spread, to_plain
 from autopeft.spaces.layer_sets import LayerRange, LayerSet, LayersFrom, TopLayers
 from autopeft.spaces.methods import METHODS
-from autopeft.spaces.methods.method import Field
+from autopeft.spaces.methods.method import RATE, AbstractMethod, Field
 from autopeft.spaces.presets import load_preset
 from autopeft.spaces.spread import Shared, Spread
 from autopeft.spaces.suggest import nearest
 from autopeft.spaces.training import TRAINING_FIELDS
 
 PLACE = "space"
+AUTO = "auto"
+"""Written for a learning rate: the range recommended for the method."""
 _CONDITIONS = (Present, Comparison, Membership, Not, And, Or)
 
 
@@ -76,6 +79,8 @@ class SpaceDefinition:
             raise SpaceError(f"{PLACE}: got {source!r}", hint="write a preset's name, or a mapping of methods")
         mapping = _with_preset(source)
         _check_keys(PLACE, mapping, ("layers", *METHODS, *TRAINING_FIELDS))
+        if mapping.get(LEARNING_RATE) == AUTO:
+            mapping = _with_own_rates(mapping)
         blocks = [_block(name, mapping[name]) for name in sorted(mapping) if name in METHODS]
         training = [(name, _training(name, mapping[name])) for name in sorted(mapping) if name in TRAINING_FIELDS]
         return cls(methods=tuple(blocks), layers=_layers(mapping.get("layers")), training=tuple(training))
@@ -124,10 +129,17 @@ def _with_preset(source: Mapping[str, object]) -> dict[str, object]:
         if value is None:
             merged.pop(name, None)
         elif isinstance(base, dict) and isinstance(value, Mapping):
-            merged[name] = base | dict(value)
+            merged[name] = {key: item for key, item in (base | dict(value)).items() if item is not None}
         else:
             merged[name] = value
     return merged
+
+
+def _with_own_rates(mapping: Mapping[str, object]) -> dict[str, object]:
+    """`mapping` with `learning_rate: auto` taken from the top and given to every method that has no rate of its own."""
+    rows = {name: value for name, value in mapping.items() if name != LEARNING_RATE}
+    blocks = {name: value for name, value in rows.items() if name in METHODS and isinstance(value, Mapping)}
+    return rows | {name: {LEARNING_RATE: AUTO} | dict(value) for name, value in blocks.items()}
 
 
 def _check_keys(place: str, mapping: Mapping[str, object], known: Iterable[str]) -> None:
@@ -151,11 +163,13 @@ def _block(name: str, value: object) -> MethodBlock:
     if not isinstance(value, Mapping):
         raise SpaceError(f"{place}: got {value!r}, not a mapping", hint=f'write {name}: {{{size}: "choice(0, 8)"}}')
     rows = cast(Mapping[str, object], value)
-    names = [field.name for field in method.fields]
-    _check_keys(place, rows, ("when", *names))
+    own = [field.name for field in method.fields]
+    _check_keys(place, rows, ("when", *own, LEARNING_RATE))
     if size not in rows:
         raise SpaceError(f"{place}.{size}: the size is missing", hint=f'write {size}: "choice(0, 8)", 0 being absent')
-    fields = [(key, _spread(f"{place}.{key}", method.field(key), rows[key])) for key in names if key in rows]
+    fields = [(key, _spread(f"{place}.{key}", method.field(key), rows[key])) for key in own if key in rows]
+    if LEARNING_RATE in rows:
+        fields.append((LEARNING_RATE, _rate(f"{place}.{LEARNING_RATE}", method, rows[LEARNING_RATE])))
     return MethodBlock(name=name, fields=tuple(fields), when=_when(f"{place}.when", rows.get("when")))
 
 
@@ -164,6 +178,18 @@ def _spread(place: str, field: Field, value: object) -> Spread:
         return fit_spread(field, read_spread(value))
     except SpaceError as error:
         raise error.at(place) from None
+
+
+def _rate(place: str, method: AbstractMethod, value: object) -> Spread:
+    """The learning rate of one method, the same on all its layers."""
+    if value == AUTO:
+        return Shared(domain=LogReal(low=method.learning_rates.low, high=method.learning_rates.high))
+    spread = _spread(place, RATE, value)
+    if not isinstance(spread, Shared):
+        raise SpaceError(
+            f"{place}: got {spread}", hint=f"a method has one rate on all its layers: write {spread.domain}"
+        )
+    return spread
 
 
 def _training(name: str, value: object) -> Spread:

@@ -4,7 +4,7 @@ from collections.abc import Container, Mapping, Sequence
 
 from autopeft.errors import ConfigurationError
 from autopeft.spaces.bound import Read
-from autopeft.spaces.configuration import Configuration, MethodSetting, Scalar
+from autopeft.spaces.configuration import LEARNING_RATE, Configuration, MethodSetting, Scalar
 from autopeft.spaces.dimension import Cell, Level
 from autopeft.spaces.structure import BoundMethod, Structure
 from autopeft.spaces.suggest import nearest
@@ -107,9 +107,15 @@ def _method_levels(
     if setting is None:
         return levels
     columns = dict(setting.fields)
-    for field in method.others:
+    if setting.learning_rate is not None:
+        columns[LEARNING_RATE] = setting.column(LEARNING_RATE)
+        if method.rate is None:
+            raise ConfigurationError(
+                f"{method.name}.{LEARNING_RATE}: not decided by this space", hint="leave it out, or give it a domain"
+            )
+    for field in method.beside_size:
         if field.field.name not in columns:
-            raise ConfigurationError(f"{field.place}: no value", hint="build it with canonical.configuration")
+            raise ConfigurationError(f"{field.place}: no value", hint="this space decides it: give it one")
         levels |= field.spell(present, columns[field.field.name])
     return levels
 

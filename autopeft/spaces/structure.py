@@ -14,7 +14,7 @@ from autopeft.spaces.dimension import Cell, Dimension, Level
 from autopeft.spaces.domain import Fixed
 from autopeft.spaces.masks import AbstractMask, bind_mask, given_layers
 from autopeft.spaces.methods import METHODS
-from autopeft.spaces.methods.method import AbstractMethod
+from autopeft.spaces.methods.method import RATE, AbstractMethod
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.spread import Shared
 from autopeft.spaces.training import ACTIVE_WITH, TRAINING_FIELDS, is_active
@@ -32,10 +32,17 @@ class BoundMethod:
     size: BoundField
     others: tuple[BoundField, ...]
     """Every field but the size, by name."""
+    rate: BoundField | None
+    """The learning rate; None where the space gives the method none of its own."""
     when: Condition | None
 
+    @property
+    def beside_size(self) -> tuple[BoundField, ...]:
+        """`others`, and the learning rate where there is one."""
+        return self.others if self.rate is None else (*self.others, self.rate)
+
     def field(self, name: str) -> BoundField:
-        return next(field for field in (self.size, *self.others) if field.field.name == name)
+        return next(field for field in (self.size, *self.beside_size) if field.field.name == name)
 
     def setting(self, on: Sequence[int], layers: Sequence[int], read: Read) -> MethodSetting | None:
         """The method on the positions `on`, None when it is absent on all of them."""
@@ -46,10 +53,12 @@ class BoundMethod:
         columns: dict[str, tuple[FieldValue, ...]] = {self.size.field.name: tuple(size for size in sizes if size)}
         for field in self.others:
             columns[field.field.name] = field.column(present, read)
+        rate = None if self.rate is None else self.rate.column(present[:1], read)[0]
         return MethodSetting(
             method=self.name,
             layers=tuple(layers[position] for position in present),
             fields=tuple(sorted(columns.items())),
+            learning_rate=rate,  # type: ignore[arg-type]  # the field holds numbers
         )
 
 
@@ -149,7 +158,7 @@ def bind_structure(definition: SpaceDefinition, shape: ModelShape) -> Structure:
     written = [_bind_method(block, layers=layers, shape=shape) for block in definition.methods]
     order = decision_order({block.name: block.when for block in definition.methods})
     training = [(name, bind_training(TRAINING_FIELDS[name], spread.domain)) for name, spread in definition.training]
-    cells = [cell for method in written for field in (method.size, *method.others) for cell in field.cells]
+    cells = [cell for method in written for field in (method.size, *method.beside_size) for cell in field.cells]
     every = (*(mask.cells if mask else ()), *cells, *(cell for _, cell in training))
     return Structure(
         layers=layers,
@@ -172,12 +181,13 @@ def _layers(definition: SpaceDefinition, shape: ModelShape) -> tuple[int, ...]:
 def _bind_method(block: MethodBlock, *, layers: Sequence[int], shape: ModelShape) -> BoundMethod:
     method = METHODS[block.name]
     bound: dict[str, BoundField] = {}
-    for field in method.fields:
+    for field in method.settings:
         spread = block.spread(field.name)
-        if spread is None:
+        if spread is None and field is not RATE:
             assert field.default is not None
             spread = Shared(domain=Fixed(value=field.default))
-        bound[field.name] = bind_field(block.name, field, spread, layers=layers, shape=shape)
-    size = bound.pop(method.size_field.name)
+        if spread is not None:
+            bound[field.name] = bind_field(block.name, field, spread, layers=layers, shape=shape)
+    size, rate = bound.pop(method.size_field.name), bound.pop(RATE.name, None)
     others = tuple(bound[name] for name in sorted(bound))
-    return BoundMethod(name=block.name, method=method, size=size, others=others, when=block.when)
+    return BoundMethod(name=block.name, method=method, size=size, others=others, rate=rate, when=block.when)

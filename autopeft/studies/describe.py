@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from autopeft.objectives.objective import Objective
-from autopeft.spaces.configuration import Configuration, FieldValue, MethodSetting, Scalar
+from autopeft.spaces.configuration import LEARNING_RATE, Configuration, FieldValue, MethodSetting, Scalar
 from autopeft.spaces.methods import METHODS
 from autopeft.spaces.model_shape import ModelShape, Role
 
@@ -14,7 +14,7 @@ _SIZE_FIELDS = {"experts": "e", "rank": "r", "bottleneck": "", "length": "", "ch
 _PRESENCE = "enabled"
 """Size of methods that have none: 1 wherever they are."""
 _TRAINING_WORDS = {
-    "learning_rate": "lr",
+    LEARNING_RATE: "lr",
     "weight_decay": "decay",
     "warmup_ratio": "warm-up",
     "batch_size": "batch",
@@ -67,7 +67,7 @@ def describe(configuration: Configuration, shape: ModelShape | None = None) -> s
 
 
 def describe_method(setting: MethodSetting, shape: ModelShape | None = None) -> str:
-    """One method of a configuration, e.g. `lora r8 q,v on 0-5` or `serial 24 on 0-3, 48 on 7`."""
+    """One method of a configuration, e.g. `lora r8 q,v lr 1e-3 on 0-5` or `serial 24 on 0-3, 48 on 7`."""
     columns = dict(setting.fields)
     size = _size_field(setting)
     rest = [
@@ -75,6 +75,8 @@ def describe_method(setting: MethodSetting, shape: ModelShape | None = None) -> 
         for name, column in columns.items()
         if name not in (size, _PRESENCE)
     ]
+    if setting.learning_rate is not None:
+        rest.append(f"{_TRAINING_WORDS[LEARNING_RATE]} {number(setting.learning_rate)}")
     middle = "".join(f" {words}" for words in rest if words)
     word = method_word(setting.method)
     if size is None:

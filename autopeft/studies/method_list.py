@@ -1,5 +1,7 @@
 """What `autopeft methods` says: every method, its fields with defaults and ranges, its source."""
 
+from dataclasses import asdict
+
 from autopeft.errors import NotFoundError
 from autopeft.spaces.methods import METHODS
 from autopeft.spaces.methods.method import AbstractMethod, Field
@@ -24,7 +26,8 @@ def method_row(name: str) -> dict[str, object]:
         "method": name,
         "summary": _summary(method),
         "source": method.source,
-        "fields": [_field_row(field) for field in method.fields],
+        "fields": [_field_row(field) for field in method.settings],
+        "learning_rates": asdict(method.learning_rates),
     }
 
 

@@ -16,7 +16,7 @@ from autopeft.objectives.measurement import Measurement
 from autopeft.objectives.objective import Objective
 from autopeft.objectives.reference import reference_point
 from autopeft.search.trial import History, Trial, TrialState
-from autopeft.spaces.configuration import Configuration, MethodSetting, Scalar
+from autopeft.spaces.configuration import LEARNING_RATE, Configuration, MethodSetting, Scalar
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.studies.charts import completed_points, counts_line, knee_number, point_of
 from autopeft.studies.describe import (
@@ -111,9 +111,9 @@ def configuration_parameters(
 ) -> dict[str, Scalar]:
     """A configuration as flat short parameters that sort, filter and compare well.
 
-    Per method `<method>.layers` (`0-5`) and each field: one value where it is the same on all its layers, else one
-    value a layer, `0` or `-` where the method is absent. Then the training settings, and two summaries: `methods`
-    and `n_adapted_layers`.
+    Per method `<method>.layers` (`0-5`), each field, and its own learning rate where it has one: one value where it is
+    the same on all its layers, else one value a layer, `0` or `-` where the method is absent. Then the training
+    settings, and two summaries: `methods` and `n_adapted_layers`.
     """
     flat: dict[str, Scalar] = {
         "methods": "+".join(method_word(setting.method) for setting in configuration) or "none",
@@ -122,6 +122,8 @@ def configuration_parameters(
     for setting in configuration:
         flat[f"{setting.method}.layers"] = layer_range(setting.layers)
         flat |= {f"{setting.method}.{name}": _column(setting, name, n_layers, shape) for name, _ in setting.fields}
+        if setting.learning_rate is not None:
+            flat[f"{setting.method}.{LEARNING_RATE}"] = setting.learning_rate
     return flat | dict(configuration.training)
 
 

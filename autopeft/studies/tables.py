@@ -14,7 +14,7 @@ from autopeft.objectives.objective import Direction, Objective
 from autopeft.search.trial import History, Trial, TrialState
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.studies.charts import counts_line, knee_number, point_of
-from autopeft.studies.describe import describe, human_bytes, human_seconds, human_value
+from autopeft.studies.describe import describe, human_bytes, human_seconds, human_value, number
 
 STATE_STYLES = {
     TrialState.COMPLETED: "green",
@@ -246,7 +246,15 @@ def method_table(row: Mapping[str, object]) -> RenderableType:
         shown = ", ".join(default) if isinstance(default, list) else "-" if default is None else f"{default}"
         table.add_row(*map(Text, (field["field"], field["kind"], shown, field["allowed"], field["help"])))
     title = Text.assemble((f"{row['method']}", "bold"), f"  {row['summary']}")
-    return Group(title, Text(f"source: {row['source']}", style="dim"), Text(""), table)
+    return Group(title, Text(f"source: {row['source']}", style="dim"), Text(_rates(row)), Text(""), table)
+
+
+def _rates(row: Mapping[str, object]) -> str:
+    """The learning rates that `auto` means for a method, and where they come from."""
+    rates = row["learning_rates"]
+    assert isinstance(rates, Mapping)
+    source = rates["source"] or "no published range known; wide on purpose"
+    return f"learning_rate: auto is log({number(rates['low'])}, {number(rates['high'])})  ({source})"
 
 
 def estimate_table(estimate: Mapping[str, object], described: str) -> RenderableType:

@@ -22,7 +22,7 @@ from autopeft.trainers.job import TrainingSettings
 from autopeft.trainers.layer_sampling import LayerSampler
 from autopeft.trainers.meter import MemoryMeter
 from autopeft.trainers.model import LoadedModel, head_parameters, set_training
-from autopeft.trainers.optimizers import INITIAL, make_optimizer
+from autopeft.trainers.optimizers import INITIAL, make_optimizer, own_rates
 from autopeft.trainers.regularizers import DensityMeter, Regularizers
 from autopeft.trainers.rows import LabelKind
 from autopeft.trainers.sites import layers_of
@@ -138,7 +138,8 @@ def train(run: Run) -> Iterator[Measurement]:
         DeadlineError: `run.deadline_seconds` have passed.
     """
     head = head_parameters(run.loaded)
-    optimizer = make_optimizer([*run.adapters.named_parameters(), *head.items()], run.settings)
+    rates = own_rates(run.adapters.configuration)
+    optimizer = make_optimizer([*run.adapters.named_parameters(), *head.items()], run.settings, rates=rates)
     meter = MemoryMeter(device=run.loaded.model.device, modules=(run.loaded.model, run.adapters))
     meter.start()
     sampler = _sampler(run)

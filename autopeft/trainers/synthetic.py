@@ -109,11 +109,17 @@ class SyntheticTrainer(AbstractTrainer):
         n_layers = self._shape.n_layers
         weights = np.linspace(1.0, 2.0, n_layers)
         capacity = np.zeros(n_layers)
-        for (method, layer), count in count_parameters(configuration, self._shape).cells.items():
+        parameters = count_parameters(configuration, self._shape)
+        for (method, layer), count in parameters.cells.items():
             capacity[layer] += EFFICIENCY.get(method, 0.6) * count / (8 * self._shape.hidden_size)
         reached = float(weights @ (1.0 - np.exp(-capacity)) / weights.sum())
-        rate = float(dict(configuration.training).get("learning_rate", LEARNING_RATE))
-        return reached * math.exp(-((math.log10(rate / LEARNING_RATE)) ** 2))
+        shared = float(dict(configuration.training).get("learning_rate", LEARNING_RATE))
+        loss = 0.0
+        for setting in configuration:
+            rate = shared if setting.learning_rate is None else setting.learning_rate
+            share = parameters.by_method[setting.method] / parameters.total
+            loss += share * math.log10(rate / LEARNING_RATE) ** 2
+        return reached * math.exp(-loss)
 
     def value(self, configuration: Configuration, *, seed: int | None = None, draw: int = 1, epoch: int = 0) -> float:
         """The metric: chance with no quality, its ceiling with full quality.

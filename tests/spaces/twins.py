@@ -61,6 +61,8 @@ CONDITIONS = (
     "batch_size == 16 and not serial_adapter.bottleneck in (1, 2)",
 )
 
+RATES = ("choice(0.001, 0.01)", "1e-3")
+RATE_CONDITIONS = ("serial_adapter.learning_rate > 2e-3", "not serial_adapter.learning_rate == 0.01")
 LORA_CONDITIONS = (
     "lora",
     "not lora",
@@ -111,15 +113,21 @@ def mappings(draw: st.DrawFn) -> dict[str, object]:
         mapping["serial_adapter"] |= {"activation": draw(spreads(CATEGORIES, ramps=False))}  # type: ignore[operator]
     if draw(st.booleans()):
         mapping["serial_adapter"] |= {"scale": draw(spreads(REALS))}  # type: ignore[operator]
+    asked = CONDITIONS
+    if draw(st.booleans()):
+        mapping["serial_adapter"] |= {"learning_rate": draw(st.sampled_from(RATES))}  # type: ignore[operator]
+        asked += RATE_CONDITIONS
     if draw(st.booleans()):
         lora = {"rank": draw(spreads(SIZES)), "targets": draw(spreads(TARGETS, ramps=False))}
         mapping["lora"] = lora
         if draw(st.booleans()):
-            lora["when"] = draw(st.sampled_from(CONDITIONS))
+            lora["learning_rate"] = draw(st.sampled_from(RATES))
+        if draw(st.booleans()):
+            lora["when"] = draw(st.sampled_from(asked))
     if draw(st.booleans()):
         mapping["prefix_tuning"] = {"length": draw(spreads(SIZES))}
         if draw(st.booleans()):
-            asked = CONDITIONS + LORA_CONDITIONS if "lora" in mapping else CONDITIONS
+            asked += LORA_CONDITIONS if "lora" in mapping else ()
             mapping["prefix_tuning"] |= {"when": draw(st.sampled_from(asked))}  # type: ignore[operator]
     if draw(st.booleans()) or "batch_size" in str(mapping):
         mapping["batch_size"] = "choice(16, 32)"

@@ -5,7 +5,7 @@ from typing import final
 
 from autopeft.spaces.configuration import FieldValue
 from autopeft.spaces.methods.binary_lora import BITS, check_bits
-from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind
+from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind, RateRange
 from autopeft.spaces.methods.rules import bottleneck_parameters, check_bottleneck
 from autopeft.spaces.methods.serial_adapter import ACTIVATIONS
 from autopeft.spaces.model_shape import ModelShape
@@ -17,6 +17,7 @@ class BinaryAdapter(AbstractMethod):
 
     name = "binary_adapter"
     source = "Bi-AdaptFormer, Jie et al. 2023 (arXiv 2307.16867)"
+    learning_rates = RateRange(low=3e-4, high=3e-3, source="Bi-AdaptFormer 1e-3")
     fields = (
         Field(name="bottleneck", kind=FieldKind.SIZE, default=None, low=0, help="width between down and up"),
         Field(name="activation", kind=FieldKind.CATEGORY, default="relu", choices=ACTIVATIONS, help="act"),

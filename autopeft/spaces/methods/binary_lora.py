@@ -6,7 +6,7 @@ from typing import Final, final
 from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import FieldValue
 from autopeft.spaces.methods.framed import RANK, SCALE, TARGETS, factor_parameters
-from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind
+from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind, RateRange
 from autopeft.spaces.methods.rules import check_rank, size_of
 from autopeft.spaces.model_shape import ModelShape
 
@@ -31,6 +31,7 @@ class BinaryLora(AbstractMethod):
 
     name = "binary_lora"
     source = "Bi-LoRA, Jie et al. 2023 (arXiv 2307.16867)"
+    learning_rates = RateRange(low=3e-4, high=3e-3, source="Bi-LoRA 1e-3")
     fields = (RANK, TARGETS, SCALE, BITS)
 
     def parameters(self, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from autopeft.spaces.configuration import FieldValue
-from autopeft.spaces.methods.method import Field, FieldKind
+from autopeft.spaces.methods.method import Field, FieldKind, RateRange
 from autopeft.spaces.methods.rules import size_of, target_sites
 from autopeft.spaces.model_shape import ModelShape
 
@@ -18,6 +18,10 @@ ALPHA: Final = Field(
 SCALE: Final = Field(
     name="scale", kind=FieldKind.REAL, default=1.0, low=1e-6, high=1e6, help="factor of the update, at any rank"
 )
+SVD_RATES: Final = RateRange(
+    low=1e-5, high=2e-4, source="SORSA 3e-5, starts from the singular values 2e-5 to 5e-5 (7B models, rank 128)"
+)
+"""For cores and factors that start at the size of the weight's own."""
 
 
 def factor_parameters(

@@ -5,7 +5,7 @@ from typing import final
 
 from autopeft.spaces.configuration import FieldValue
 from autopeft.spaces.methods.linear_series import linear_bottleneck_fields
-from autopeft.spaces.methods.method import AbstractMethod
+from autopeft.spaces.methods.method import AbstractMethod, RateRange
 from autopeft.spaces.methods.rules import size_of, target_sites
 from autopeft.spaces.model_shape import ModelShape
 
@@ -16,6 +16,7 @@ class LinearParallel(AbstractMethod):
 
     name = "linear_parallel"
     source = "LLM-Adapters, Hu et al. 2023 (arXiv 2304.01933)"
+    learning_rates = RateRange(low=1e-4, high=1e-3, source="LLM-Adapters 3e-4")
     fields = linear_bottleneck_fields("mlp")
 
     def parameters(self, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final, final
 
 from autopeft.spaces.configuration import FieldValue
-from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind
+from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind, RateRange
 from autopeft.spaces.methods.rules import size_of, target_sites
 from autopeft.spaces.methods.serial_adapter import ACTIVATIONS
 from autopeft.spaces.model_shape import ModelShape, Role, Site
@@ -45,6 +45,7 @@ class LinearSeries(AbstractMethod):
 
     name = "linear_series"
     source = "LLM-Adapters, Hu et al. 2023 (arXiv 2304.01933)"
+    learning_rates = RateRange(low=1e-4, high=1e-3, source="LLM-Adapters 3e-4")
     fields = linear_bottleneck_fields("mlp")
 
     def parameters(self, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import final
 
 from autopeft.spaces.configuration import FieldValue
-from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind
+from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind, RateRange
 from autopeft.spaces.methods.rules import check_rank, size_of, target_sites
 from autopeft.spaces.model_shape import ModelShape
 
@@ -15,6 +15,7 @@ class Lora(AbstractMethod):
 
     name = "lora"
     source = "Hu et al. 2021 (arXiv 2106.09685)"
+    learning_rates = RateRange(low=1e-4, high=2.2e-3, source="most papers 1e-4 to 5e-4; IncreLoRA on GLUE up to 2.2e-3")
     fields = (
         Field(name="rank", kind=FieldKind.SIZE, default=None, low=0, help="rows of A, columns of B"),
         Field(name="targets", kind=FieldKind.TARGETS, default=("query-value",), help="linear maps of the layer"),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import final
 
 from autopeft.spaces.configuration import FieldValue
-from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind
+from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind, RateRange
 from autopeft.spaces.methods.rules import check_rank, positive, size_of, target_sites
 from autopeft.spaces.model_shape import ModelShape
 
@@ -15,6 +15,7 @@ class LoraGroup(AbstractMethod):
 
     name = "lora_group"
     source = "PEGO, Hu et al. 2024 (arXiv 2407.15085)"
+    learning_rates = RateRange(low=1e-4, high=1e-3, source="PEGO 5e-4")
     fields = (
         Field(name="rank", kind=FieldKind.SIZE, default=None, low=0, help="of each member"),
         Field(name="group", kind=FieldKind.INTEGER, default=2, low=1, high=64, help="members on each target"),

@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Final
 
-from autopeft.spaces.configuration import FieldValue, MethodSetting
+from autopeft.spaces.configuration import LEARNING_RATE, FieldValue, MethodSetting
 from autopeft.spaces.model_shape import ModelShape
 
 
@@ -35,6 +35,28 @@ class Field:
     help: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateRange:
+    """Peak learning rates worth searching."""
+
+    low: float
+    high: float
+    source: str = ""
+    """Where they come from; empty where nothing published was found."""
+
+
+RATE: Final = Field(
+    name=LEARNING_RATE,
+    kind=FieldKind.REAL,
+    default=None,
+    low=1e-12,
+    high=10,
+    help="peak, of this method alone; left out: the common one",
+)
+"""The rate that every method may have of its own."""
+ANY_RATES: Final = RateRange(low=1e-4, high=1e-2)
+
+
 class AbstractMethod(ABC):
     """One PEFT method: a row of `autopeft.spaces.methods.METHODS`."""
 
@@ -42,6 +64,8 @@ class AbstractMethod(ABC):
     fields: ClassVar[tuple[Field, ...]]
     source: ClassVar[str]
     """Paper or code the definition follows."""
+    learning_rates: ClassVar[RateRange] = ANY_RATES
+    """What `learning_rate: auto` searches."""
 
     @abstractmethod
     def parameters(self, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> int:
@@ -60,6 +84,11 @@ class AbstractMethod(ABC):
     def size_field(self) -> Field:
         return next(field for field in self.fields if field.kind is FieldKind.SIZE)
 
+    @property
+    def settings(self) -> tuple[Field, ...]:
+        """What a block of a space may hold: the fields, and the learning rate."""
+        return (*self.fields, RATE)
+
     def field(self, name: str) -> Field:
-        """The field called `name`; KeyError when there is none."""
-        return {field.name: field for field in self.fields}[name]
+        """The setting called `name`; KeyError when there is none."""
+        return {field.name: field for field in self.settings}[name]

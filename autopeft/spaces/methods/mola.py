@@ -5,7 +5,7 @@ from typing import final
 
 from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import FieldValue
-from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind
+from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind, RateRange
 from autopeft.spaces.methods.rules import check_rank, positive, size_of, target_sites
 from autopeft.spaces.model_shape import ModelShape
 
@@ -16,6 +16,7 @@ class Mola(AbstractMethod):
 
     name = "mola"
     source = "Gao et al. 2024 (arXiv 2402.08562)"
+    learning_rates = RateRange(low=1e-4, high=1e-3, source="MoLA 3e-4")
     fields = (
         Field(name="experts", kind=FieldKind.SIZE, default=None, low=0, help="LoRA experts on each target"),
         Field(name="rank", kind=FieldKind.INTEGER, default=8, low=1, high=65536, help="of every expert"),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import final
 
 from autopeft.spaces.configuration import FieldValue
-from autopeft.spaces.methods.framed import RANK, SCALE, TARGETS, factor_parameters
+from autopeft.spaces.methods.framed import RANK, SCALE, SVD_RATES, TARGETS, factor_parameters
 from autopeft.spaces.methods.method import AbstractMethod
 from autopeft.spaces.methods.rules import check_rank, size_of
 from autopeft.spaces.model_shape import ModelShape
@@ -16,6 +16,7 @@ class Nlora(AbstractMethod):
 
     name = "nlora"
     source = "NLoRA, Guo et al. 2025 (arXiv 2502.14482), with the start subtracted"
+    learning_rates = SVD_RATES
     fields = (RANK, TARGETS, SCALE)
 
     def parameters(self, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> int:

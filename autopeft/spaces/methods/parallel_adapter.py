@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import final
 
 from autopeft.spaces.configuration import FieldValue
-from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind
+from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind, RateRange
 from autopeft.spaces.methods.rules import bottleneck_parameters, check_bottleneck
 from autopeft.spaces.methods.serial_adapter import ACTIVATIONS
 from autopeft.spaces.model_shape import ModelShape
@@ -16,6 +16,7 @@ class ParallelAdapter(AbstractMethod):
 
     name = "parallel_adapter"
     source = "He et al. 2022, MAM (arXiv 2110.04366)"
+    learning_rates = RateRange(low=1e-4, high=5e-3, source="AutoPEFT 1e-4; adapters of audio transformers 5e-3")
     fields = (
         Field(name="bottleneck", kind=FieldKind.SIZE, default=None, low=0, help="width between down and up"),
         Field(name="activation", kind=FieldKind.CATEGORY, default="relu", choices=ACTIVATIONS, help="act"),

@@ -17,6 +17,7 @@ from autopeft.spaces.methods.bridged import (
     number,
     real,
 )
+from autopeft.spaces.methods.method import RateRange
 from autopeft.spaces.model_shape import Site
 
 VARIANTS = ("plain", "dora", "kasa", "ffa", "mica")
@@ -84,6 +85,11 @@ class PeftLora(AbstractBridged):
     peft_type = "LORA"
     coupled = True
     source = "Hugging Face PEFT; DoRA (arXiv 2402.09353), KaSA (arXiv 2412.06071), PiSSA (arXiv 2404.02948) and others"
+    learning_rates = RateRange(
+        low=2e-5,
+        high=2.2e-3,
+        source="as lora; KaSA 3e-4 to 5e-4; starts from the singular values (corda, lora_ga) 2e-5",
+    )
     fields = (
         RANK,
         TARGETS,

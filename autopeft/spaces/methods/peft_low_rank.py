@@ -20,6 +20,7 @@ from autopeft.spaces.methods.bridged import (
     real,
     size,
 )
+from autopeft.spaces.methods.method import RateRange
 from autopeft.spaces.model_shape import Site
 from autopeft.spaces.peft_counts import whole
 
@@ -191,6 +192,7 @@ class Miss(AbstractBridged):
     peft_type = "MISS"
     coupled = True
     source = "Kang and Yin 2024 (arXiv 2409.15371), by Hugging Face PEFT"
+    learning_rates = RateRange(low=1e-5, high=2e-4, source="Bone 2e-5 (7B models, rank 64)")
     fields = (
         RANK,
         TARGETS,

@@ -5,7 +5,7 @@ from typing import final
 
 from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import FieldValue
-from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind
+from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind, RateRange
 from autopeft.spaces.methods.rules import size_of, target_sites
 from autopeft.spaces.model_shape import ModelShape, Role, Site
 
@@ -25,6 +25,7 @@ class S2ft(AbstractMethod):
 
     name = "s2ft"
     source = "S2FT, Yang et al. 2024 (arXiv 2412.06289), by index instead of permutation"
+    learning_rates = RateRange(low=1e-4, high=2e-3, source="S2FT 2e-4 (commonsense) and 1e-3 (arithmetic)")
     fields = (
         Field(name="channels", kind=FieldKind.SIZE, default=None, low=0, help="trained channels of each target"),
         Field(

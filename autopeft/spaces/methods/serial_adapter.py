@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import final
 
 from autopeft.spaces.configuration import FieldValue
-from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind
+from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind, RateRange
 from autopeft.spaces.methods.rules import bottleneck_parameters, check_bottleneck
 from autopeft.spaces.model_shape import ModelShape
 
@@ -17,6 +17,7 @@ class SerialAdapter(AbstractMethod):
 
     name = "serial_adapter"
     source = "Houlsby et al. 2019 (arXiv 1902.00751), placed as in Pfeiffer et al. 2021 (arXiv 2005.00247)"
+    learning_rates = RateRange(low=1e-4, high=5e-3, source="AutoPEFT 1e-4; adapters of audio transformers 5e-3")
     fields = (
         Field(name="bottleneck", kind=FieldKind.SIZE, default=None, low=0, help="width between down and up"),
         Field(name="activation", kind=FieldKind.CATEGORY, default="relu", choices=ACTIVATIONS, help="act"),

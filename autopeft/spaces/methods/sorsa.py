@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import final
 
 from autopeft.spaces.configuration import FieldValue
-from autopeft.spaces.methods.framed import RANK, SCALE, TARGETS, factor_parameters
+from autopeft.spaces.methods.framed import RANK, SCALE, SVD_RATES, TARGETS, factor_parameters
 from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind
 from autopeft.spaces.methods.rules import check_rank, size_of
 from autopeft.spaces.model_shape import ModelShape
@@ -25,6 +25,7 @@ class Sorsa(AbstractMethod):
 
     name = "sorsa"
     source = "SORSA, Cao 2024 (arXiv 2409.00055)"
+    learning_rates = SVD_RATES
     fields = (RANK, TARGETS, SCALE, ORTHONORMALITY)
 
     def parameters(self, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> int:

@@ -5,7 +5,7 @@ from typing import final
 
 from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import FieldValue
-from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind
+from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind, RateRange
 from autopeft.spaces.methods.rules import size_of, target_sites
 from autopeft.spaces.model_shape import ModelShape
 
@@ -16,6 +16,7 @@ class Ssf(AbstractMethod):
 
     name = "ssf"
     source = "SSF, Lian et al. 2022 (arXiv 2210.08823), on linear maps"
+    learning_rates = RateRange(low=1e-3, high=5e-2, source="SSF on VTAB-1k: 5e-3 most often, 1e-3 to 5e-2")
     fields = (
         Field(name="enabled", kind=FieldKind.SIZE, default=None, low=0, high=1, help="1 where it is present"),
         Field(name="targets", kind=FieldKind.TARGETS, default=("all-linear",), help="linear maps of the layer"),
