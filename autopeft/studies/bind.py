@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 from autopeft.errors import SpecError
 from autopeft.objectives.memory import predict_memory
-from autopeft.spaces.configuration import Configuration
+from autopeft.spaces.configuration import LEARNING_RATE, Configuration
+from autopeft.spaces.domain import Fixed
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.space import SearchSpace
 from autopeft.studies.spec import StudySpec
@@ -62,7 +63,9 @@ def bind_study(spec: StudySpec) -> BoundStudy:
     shape = read_shape(spec.model)
     check_kind(spec.task.kind, shape, place=f"model {spec.model.name!r}")
     sequences = len(data.classes) if spec.task.kind == "multiple-choice" else 1
-    space = _bind_space(spec, shape, n_labels=_n_labels(spec, data), sequences=sequences)
+    n_labels = _n_labels(spec, data)
+    _check_rate(spec, head=n_labels is not None)
+    space = _bind_space(spec, shape, n_labels=n_labels, sequences=sequences)
     return BoundStudy(spec=spec, space=space, data=data)
 
 
@@ -94,6 +97,18 @@ def _n_labels(spec: StudySpec, data: TaskSummary) -> int | None:
     if not data.classes:
         return 1 if spec.task.metric in REGRESSION_METRICS else None
     return 1 if spec.task.kind == "multiple-choice" else len(data.classes)
+
+
+def _check_rate(spec: StudySpec, *, head: bool) -> None:
+    """Refuse to search a common learning rate that nothing takes."""
+    common = dict(spec.space.training).get(LEARNING_RATE)
+    searched = common is not None and not isinstance(common.domain, Fixed)
+    if searched and not head and all(block.spread(LEARNING_RATE) for block in spec.space.methods):
+        raise SpecError(
+            f"space.{LEARNING_RATE}: every method has a rate of its own, and {spec.task.kind} trains no head beside"
+            " them, so nothing would take this one",
+            hint="leave it out",
+        )
 
 
 def _check_resources(spec: StudySpec) -> None:

@@ -16,6 +16,7 @@ STUDY: dict[str, object] = {
     "search__trials": 6,
     "search__engine": "bayesian",
     "space__learning_rate": "log(1e-3, 1e-1)",
+    "space__lora__learning_rate": "auto",
     "training__epochs": 2,
     "tracking__mlflow": "sqlite:///mlflow.db",
 }
@@ -126,7 +127,20 @@ def test_check_shows_size_and_costs(
     assert summary["configurations"] == 3 * 2 - 1
     assert summary["parameters"][0] < summary["parameters"][1]
     assert {"name": "lora.rank", "domain": "choice(0, 2, 4)"} in summary["dimensions"]
+    assert {"name": "lora.learning_rate", "domain": "log(0.0001, 0.0022)"} in summary["dimensions"]
+    assert summary["continuous"] == ["lora.learning_rate", "learning_rate"]
     assert "5 configurations" in run(monkeypatch, capsys, "check", "study.yaml")
+
+
+def test_methods_shows_the_rates_of_auto_and_their_source(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = " ".join(run(monkeypatch, capsys, "methods", "prefix_tuning").split())
+    assert "learning_rate: auto is log(0.01, 0.3) (LLM-Adapters 3e-2;" in text
+    assert "no published range known" in run(monkeypatch, capsys, "methods", "vera")
+    row = json.loads(run(monkeypatch, capsys, "methods", "ssf", "--json"))
+    assert (row["learning_rates"]["low"], row["learning_rates"]["high"]) == (1e-3, 5e-2)
+    assert row["fields"][-1]["field"] == "learning_rate"
 
 
 def test_sync_rebuilds_a_lost_mirror(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +50,11 @@ def test_a_configuration_reads_as_one_line() -> None:
     serial = setting("serial_adapter", (3, 5), bottleneck=24, activation="relu", scale=1.0)
     text = describe(config(lora((0, 1, 2, 3, 4, 5), 8), serial, learning_rate=1e-3))
     assert text == "lora r8 q,v on 0-5 · serial 24 on 3,5 · lr 1e-3"
+
+
+def test_a_rate_of_its_own_stands_with_its_method() -> None:
+    own = replace(lora((0, 1), 8), learning_rate=1e-3)
+    assert describe(config(own, learning_rate=5e-4)) == "lora r8 q,v lr 1e-3 on 0-1 · lr 5e-4"
 
 
 def test_sizes_that_change_with_depth_are_grouped_or_listed() -> None:

@@ -37,6 +37,13 @@ def test_a_configuration_is_flat_short_parameters() -> None:
     }
 
 
+def test_a_methods_own_rate_is_a_parameter_beside_its_fields() -> None:
+    own = replace(lora((0, 2), 8), learning_rate=3e-4)
+    flat = configuration_parameters(Configuration(methods=(own,), training=(("learning_rate", 1e-3),)), 4)
+    assert flat["lora.learning_rate"] == 3e-4
+    assert flat["learning_rate"] == 1e-3
+
+
 def test_words_that_change_with_depth_have_a_dash_where_the_method_is_absent() -> None:
     one = setting("serial_adapter", (0, 2), bottleneck=6, activation=["relu", "gelu"], scale=1.0)
     assert configuration_parameters(Configuration(methods=(one,), training=()), 3)["serial_adapter.activation"] == (

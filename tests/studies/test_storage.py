@@ -13,10 +13,13 @@ from sqlalchemy import event
 from autopeft.errors import MissingExtraError, NotFoundError, StorageError
 from autopeft.search.trial import Failure, FailureKind, TrialState
 from autopeft.spaces.canonical import read_configuration
+from autopeft.spaces.definition import SpaceDefinition
+from autopeft.spaces.space import SearchSpace
 from autopeft.studies.database import translated
 from autopeft.studies.definition import StudyDefinition
 from autopeft.studies.records import RunRecord, TrialRecord
 from autopeft.studies.storage import StoredStudy, StudyStorage
+from tests.spaces.builders import shape
 from tests.studies.support import OBJECTIVES, definition, measurement, open_study, small_space
 
 SPACE = small_space()
@@ -59,6 +62,19 @@ def test_every_configuration_survives_its_json() -> None:
     for record in records(200, seed=1):
         row = record.configuration
         assert read_configuration(json.loads(json.dumps(row.to_json()))) == row
+
+
+def test_rates_of_methods_are_stored_as_parameters_and_come_back(tmp_path: Path) -> None:
+    mapping = {"lora": {"rank": "choice(0, 2)", "learning_rate": "log(1e-4, 1e-3)"}, "ssf": {"enabled": 1}}
+    space = SearchSpace.bind(SpaceDefinition.from_mapping(mapping), shape(2, hidden=48, heads=4))
+    rows = {len(row.methods): row for row in space.sample(np.random.default_rng(0), 20)}
+    study = open_study(tmp_path)
+    study.start(space, [TrialRecord(configuration=rows[n], predicted={}, epochs=1) for n in (1, 2)])
+    assert [trial.configuration for trial in open_study(tmp_path).history()] == [rows[1], rows[2]]
+    alone, both = study.storage.database.get_all_trials(study.study_id)
+    assert "lora.learning_rate" not in alone.params
+    assert both.params["lora.learning_rate"] == rows[2].methods[0].learning_rate
+    assert both.distributions["lora.learning_rate"].log
 
 
 def test_a_method_of_a_later_version_is_named() -> None:

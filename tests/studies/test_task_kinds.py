@@ -8,7 +8,7 @@ import pytest
 import transformers
 
 from autopeft import cli
-from autopeft.errors import ModelError
+from autopeft.errors import ModelError, SpecError
 from autopeft.objectives.memory import predict_memory
 from autopeft.studies.bind import bind_study
 from autopeft.studies.load import load_spec
@@ -43,6 +43,22 @@ def project(kind: str, folder: Path, **changes: object) -> Path:
     else:
         save_model("bert", folder / "model")
     return write_study(folder, study_data(task=task(kind, folder), space=LORA, **changes))
+
+
+def test_a_common_rate_that_nothing_takes_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AUTOPEFT_CACHE", str(tmp_path / "cache"))
+    both = ["space.lora.learning_rate=auto", "space.learning_rate=log(1e-4, 1e-2)"]
+    path = project("seq2seq", tmp_path)
+    with pytest.raises(
+        SpecError, match=r"space\.learning_rate: every method has a rate of its own, and seq2seq"
+    ):
+        bind_study(load_spec(path, settings=both))
+    for fine in (both[:1], both[1:], [both[0], "space.learning_rate=1e-3"]):
+        bind_study(load_spec(path, settings=fine))
+    (tmp_path / "classes").mkdir()
+    monkeypatch.chdir(tmp_path / "classes")
+    bind_study(load_spec(project("token-classification", tmp_path / "classes"), settings=both))
 
 
 @pytest.mark.parametrize("kind", ["token-classification", "multiple-choice", "seq2seq"])

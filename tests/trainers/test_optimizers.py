@@ -16,6 +16,7 @@ from autopeft.trainers.inject import build
 from autopeft.trainers.job import TrainingSettings, TrainJob
 from autopeft.trainers.meter import state_bytes
 from autopeft.trainers.optimizers import INITIAL, is_first_factor, is_second_factor, make_optimizer
+from autopeft.trainers.saved import read_adapter
 from autopeft.trainers.sites import measure
 from tests.configurations import configuration, setting
 from tests.models import MODELS, build_base
@@ -37,11 +38,11 @@ def named() -> list[tuple[str, nn.Parameter]]:
     return [(name, nn.Parameter(torch.ones(size))) for name, size in sizes.items()]
 
 
-def groups(settings: TrainingSettings) -> dict[str, tuple[float, float]]:
+def groups(settings: TrainingSettings, **rates: float) -> dict[str, tuple[float, float]]:
     """(learning rate, decay) of each parameter that the optimizer moves."""
     rows = named()
     names = {id(parameter): name for name, parameter in rows}
-    optimizer = make_optimizer(rows, settings)
+    optimizer = make_optimizer(rows, settings, rates=rates)
     return {
         names[id(parameter)]: (group["lr"], group["weight_decay"])
         for group in optimizer.param_groups
@@ -66,6 +67,29 @@ def test_the_second_factors_may_have_a_decay_of_their_own() -> None:
     found = groups(replace(SETTINGS, weight_decay_b=0.0))
     assert found["lora.0.query.b"] == (0.1, 0.0)
     assert found["lora.0.query.a"] == (0.1, 0.3)
+
+
+def test_a_method_moves_at_its_own_rate_and_the_head_at_the_common_one() -> None:
+    assert groups(replace(SETTINGS, lora_plus_ratio=4.0, weight_decay_b=0.5), lora=1e-3, ssf=9.0) == {
+        "lora.0.query.a": (1e-3, 0.3),
+        "lora.0.query.b": (pytest.approx(4e-3), 0.5),
+        "serial_adapter.0.bottleneck.down.weight": (0.1, 0.3),
+        "serial_adapter.0.bottleneck.down.bias": (0.1, 0.0),
+        "classifier.weight": (0.1, 0.3),
+    }
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "galore"])
+def test_own_rates_move_tensors_in_proportion(optimizer: str) -> None:
+    rows = named()
+    made = make_optimizer(rows, replace(SETTINGS, optimizer=optimizer, weight_decay=0.0), rates={"lora": 0.02})
+    assert all(group["params"] for group in made.param_groups)
+    for _, parameter in rows:
+        parameter.grad = torch.ones_like(parameter)
+    made.step()
+    moved = {name: float((1 - parameter.detach()).abs().max()) for name, parameter in rows}
+    assert moved["lora.0.query.b"] == pytest.approx(0.02, rel=1e-4)
+    assert moved["classifier.weight"] == pytest.approx(0.1, rel=1e-4)
 
 
 def test_lora_fa_leaves_the_first_factors_out() -> None:
@@ -143,6 +167,28 @@ def test_every_optimizer_learns(training: dict[str, float | str], tmp_path: Path
     trainer = support.trainer(tmp_path, support.classification(tmp_path))
     reports = list(trainer.run(TrainJob(configurations=(with_optimizer,), seeds=(1,), epochs=6)))
     assert accuracies(reports)[-1] >= 0.8
+
+
+def test_a_configuration_trains_each_method_at_its_rate(tmp_path: Path) -> None:
+    """Only a method whose rate is not next to nothing leaves its start."""
+    still = replace(LORA, learning_rate=1e-12)
+    ssf = setting("ssf", (0, 1), enabled=1, targets=QUERY_VALUE)
+    trainer = support.trainer(tmp_path, support.classification(tmp_path))
+    folder = tmp_path / "adapter"
+    job = TrainJob(
+        configurations=(configuration(still, replace(ssf, learning_rate=1e-2)),),
+        seeds=(1,),
+        epochs=1,
+        output_dirs=(folder,),
+    )
+    list(trainer.run(job))
+    info, adapters, _ = read_adapter(folder)
+    assert info.configuration == job.configurations[0]
+    tensors = dict(adapters.named_parameters())
+    assert max(float(p.detach().abs().max()) for name, p in tensors.items() if is_second_factor(name)) < 1e-9
+    scales = [p.detach() for name, p in tensors.items() if name.startswith("ssf") and name.endswith("scale")]
+    assert scales
+    assert min(float((p - 1).abs().max()) for p in scales) > 1e-3
 
 
 def accuracies(reports: Sequence[object]) -> list[float]:

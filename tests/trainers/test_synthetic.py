@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +42,14 @@ def test_later_layers_weigh_more_and_the_learning_rate_has_one_optimum() -> None
     rates = [trainer.quality(adapter((0,), 8, learning_rate=LEARNING_RATE * 10.0**k)) for k in (-1, -0.5, 0, 0.5, 1)]
     assert max(rates) == rates[2]
     assert rates[0] == pytest.approx(rates[4]) == pytest.approx(rates[2] / 2.718281828)
+
+
+def test_a_method_is_judged_by_its_own_rate() -> None:
+    trainer = SyntheticTrainer(SHAPE)
+    wrong = adapter((0,), 8, learning_rate=LEARNING_RATE * 10.0)
+    own = replace(wrong, methods=(replace(wrong.methods[0], learning_rate=LEARNING_RATE),))
+    assert trainer.quality(own) == pytest.approx(trainer.quality(adapter((0,), 8, learning_rate=LEARNING_RATE)))
+    assert trainer.quality(wrong) < 0.5 * trainer.quality(own)
 
 
 def test_reports_look_like_a_trainer_s() -> None:
