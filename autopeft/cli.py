@@ -53,11 +53,13 @@ def search(
 
 
 @app.command()
-def check(study: StudyFile, settings: Settings = None, as_json: Json = False) -> None:
+def check(
+    study: StudyFile, storage: Storage = DEFAULT_STORAGE, settings: Settings = None, as_json: Json = False
+) -> None:
     """Validate a study file; print its dimensions, size, predicted costs and budget. Trains nothing."""
     from autopeft.studies.commands import check as run
 
-    run(study, settings=settings or (), as_json=as_json)
+    run(study, storage=storage, settings=settings or (), as_json=as_json)
 
 
 @app.command()

@@ -24,6 +24,21 @@ def inclusion_weights(extra: Mapping[str, float]) -> dict[int, float]:
     return {layer: 1.0 / (1.0 + math.exp(-value)) for layer, value in sorted(found.items())}
 
 
+def onto_depth(weights: Mapping[int, float], n_from: int, n_to: int) -> dict[int, float]:
+    """`weights` by layer of a model of `n_from` layers, for one of `n_to`.
+
+    Each layer takes the weight of the layer at the nearest relative depth (first to first, last to last, halves
+    upwards), none where that one has none. With equal depths nothing changes.
+    """
+    span_from, span_to = n_from - 1, max(n_to - 1, 1)
+    found: dict[int, float] = {}
+    for layer in range(n_to):
+        nearest = (2 * layer * span_from + span_to) // (2 * span_to)
+        if nearest in weights:
+            found[layer] = weights[nearest]
+    return found
+
+
 def weighted_sample(
     space: SearchSpace, weights: Mapping[int, float], rng: np.random.Generator, n: int
 ) -> list[Configuration]:

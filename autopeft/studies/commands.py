@@ -13,6 +13,7 @@ from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
 from autopeft.studies.bind import BoundStudy, bind_study
 from autopeft.studies.events import StopReason
+from autopeft.studies.layer_prior import LayerPrior, find_layer_prior
 from autopeft.studies.load import load_spec
 from autopeft.studies.progress import choose_mode
 from autopeft.studies.storage import StudyStorage
@@ -47,18 +48,19 @@ def search(file: Path, *, storage: str, settings: Sequence[str], as_json: bool, 
     return 0 if reason in (StopReason.BUDGET, StopReason.EXHAUSTED) else 1
 
 
-def check(file: Path, *, settings: Sequence[str], as_json: bool) -> None:
+def check(file: Path, *, storage: str, settings: Sequence[str], as_json: bool) -> None:
     """Validate and summarise a study file."""
     spec = load_spec(file, settings=settings)
-    summary = summarise(bind_study(spec))
+    bound = bind_study(spec)
+    summary = summarise(bound, find_layer_prior(spec, bound.space.shape, storage=storage))
     if as_json:
         print_json(summary.to_json())
     else:
         print_table(check_table(summary))
 
 
-def summarise(bound: BoundStudy) -> CheckSummary:
-    """Size and predicted ranges of a bound study."""
+def summarise(bound: BoundStudy, prior: LayerPrior | None = None) -> CheckSummary:
+    """Size and predicted ranges of a bound study, and what leads its first trials."""
     spec, space = bound.spec, bound.space
     size = space.size()
     parameters, memory = _range(space, "parameters"), _range(space, "memory")
@@ -75,6 +77,8 @@ def summarise(bound: BoundStudy) -> CheckSummary:
         memory=memory,
         n_trials=spec.search.trials,
         engine=spec.search.engine,
+        rules=size.rules,
+        layer_prior=prior,
     )
 
 

@@ -10,7 +10,7 @@ from autopeft.objectives.objective import Objective, resolve_objectives
 from autopeft.spaces.definition import SpaceDefinition
 from autopeft.studies.executor import Resources
 from autopeft.studies.schema import StudyFile, shorten, validate
-from autopeft.studies.spec import SearchSettings, StudySpec, default_objectives
+from autopeft.studies.spec import PriorSource, SearchSettings, StudySpec, default_objectives
 from autopeft.studies.yaml_file import Document, Path_, Plain, parse_yaml, read_yaml
 from autopeft.trainers.job import DataSpec, ModelSpec, TaskSpec, TrainingSettings
 
@@ -53,7 +53,7 @@ def to_spec(document: Document, *, folder: Path | None) -> StudySpec:
         space=space,
         constraints=tuple(file.constraints),
         objectives=objectives,
-        search=SearchSettings(**file.search.model_dump()),
+        search=_search(file, document),
         training=_training(file, objectives),
         resources=_resources(file),
         mlflow=file.tracking.mlflow if file.tracking else None,
@@ -88,6 +88,18 @@ def _task(file: StudyFile, document: Document, folder: Path | None) -> TaskSpec:
         metric=section.metric,
         extra_metrics=tuple(section.extra_metrics),
     )
+
+
+def _search(file: StudyFile, document: Document) -> SearchSettings:
+    section = file.search
+    source = section.layers_from
+    if source is not None and source.study == file.study:
+        raise SpecError(
+            f"{document.place(('search', 'layers_from', 'study'))}: got {source.study!r}, which is this study",
+            hint="name one that has learnt layer importances before",
+        )
+    prior = None if source is None else PriorSource(study=source.study, trial=source.trial)
+    return SearchSettings(engine=section.engine, trials=section.trials, seed=section.seed, layers_from=prior)
 
 
 def _objectives(file: StudyFile, document: Document) -> tuple[Objective, ...]:

@@ -63,10 +63,16 @@ class TaskSection(_Section):
     extra_metrics: list[str] = []
 
 
+class LayersFromSection(_Section):
+    study: str
+    trial: Annotated[int, Field(ge=0)] | None = None
+
+
 class SearchSection(_Section):
     engine: Literal["random", "sobol", "nsga2", "bayesian"] = "bayesian"
     trials: PositiveInt = 50
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    layers_from: LayersFromSection | None = None
 
 
 class TrainingSection(_Section):
@@ -201,6 +207,7 @@ def _section_at(path: Path_) -> type[BaseModel] | None:
         ("task",): TaskSection,
         ("task", "data"): DataSection,
         ("search",): SearchSection,
+        ("search", "layers_from"): LayersFromSection,
         ("training",): TrainingSection,
         ("resources",): ResourcesSection,
         ("tracking",): TrackingSection,

@@ -12,12 +12,22 @@ TRAINER = "autopeft.trainers.trainer:Trainer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PriorSource:
+    """The trial of another study whose layer importances lead the first trials."""
+
+    study: str
+    trial: int | None = None
+    """None takes the best one, in that study's first objective, that learnt any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSettings:
     """How the search goes about it."""
 
     engine: str = "bayesian"
     trials: int = 50
     seed: int = 0
+    layers_from: PriorSource | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +56,7 @@ class StudySpec:
             "space": self.space.to_mapping(),
             "constraints": list(self.constraints),
             "objectives": [objective.name for objective in self.objectives],
-            "search": asdict(self.search),
+            "search": _given(asdict(self.search)),
             "training": asdict(self.training),
             "resources": _given(asdict(self.resources)),
             "tracking": {"mlflow": self.mlflow},

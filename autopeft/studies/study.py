@@ -117,11 +117,18 @@ class Study:
         from autopeft.search.table import make_searcher
         from autopeft.studies.bind import bind_study
         from autopeft.studies.drive import Plan, drive
+        from autopeft.studies.layer_prior import KEY as LAYER_PRIOR
+        from autopeft.studies.layer_prior import find_layer_prior
 
         spec = self.spec
         space = (bound or bind_study(spec)).space
+        prior = find_layer_prior(spec, space.shape, storage=self.storage)
         problem = SearchProblem(
-            space=space, objectives=spec.objectives, seed=spec.search.seed, n_trials=spec.search.trials
+            space=space,
+            objectives=spec.objectives,
+            seed=spec.search.seed,
+            n_trials=spec.search.trials,
+            layer_weights=prior.weights if prior else {},
         )
         plan = Plan(
             space=space,
@@ -133,6 +140,7 @@ class Study:
             artifacts=self.artifacts_root,
         )
         identity = json.loads(space.fingerprint()) | {"content": content_of(spec)}
+        identity |= {LAYER_PRIOR: prior.to_json()} if prior else {}
         definition = StudyDefinition(objectives=spec.objectives, spec=spec.to_mapping(), space=identity)
         with StudyStorage.open(self.storage, create=True) as storage:
             stored = storage.create(self.name, definition, harmless=(*HARMLESS, *PLACES))

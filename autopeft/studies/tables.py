@@ -15,6 +15,7 @@ from autopeft.search.trial import History, Trial, TrialState
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.studies.charts import counts_line, knee_number, point_of
 from autopeft.studies.describe import describe, human_bytes, human_seconds, human_value, number
+from autopeft.studies.layer_prior import LayerPrior
 
 STATE_STYLES = {
     TrialState.COMPLETED: "green",
@@ -45,6 +46,10 @@ class CheckSummary:
     """Least and most predicted peak memory, bytes; None when nothing predicts it."""
     n_trials: int
     engine: str
+    rules: tuple[str, ...] = ()
+    """Rules between dimensions that may refuse some of the counted configurations."""
+    layer_prior: LayerPrior | None = None
+    """Importances of another study that lead the first trials."""
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -60,6 +65,8 @@ class CheckSummary:
             "memory": None if self.memory is None else list(self.memory),
             "trials": self.n_trials,
             "engine": self.engine,
+            "rules": list(self.rules),
+            "layer_prior": None if self.layer_prior is None else self.layer_prior.to_json(),
         }
 
 
@@ -194,9 +201,20 @@ def _facts(summary: CheckSummary) -> list[tuple[str, str]]:
         ("space", size),
         ("trainable", f"{low:,} to {high:,} parameters{share}"),
     ]
+    if summary.rules:
+        rows.insert(4, ("rules", f"{', '.join(summary.rules)} (what breaks one is counted, never proposed)"))
+    if summary.layer_prior is not None:
+        rows.insert(3, ("layers", _prior(summary.layer_prior, summary.n_layers)))
     if summary.memory is not None:
         rows.append(("memory", " to ".join(human_bytes(value) for value in summary.memory) + " predicted"))
     return rows
+
+
+def _prior(prior: LayerPrior, n_layers: int) -> str:
+    likely = sorted(prior.weights, key=lambda layer: (-prior.weights[layer], layer))
+    depth = "" if prior.n_layers == n_layers else f", of {prior.n_layers} layers, by relative depth"
+    shown = ", ".join(map(str, likely[:6])) + ("..." if len(likely) > 6 else "")
+    return f"first trials led by trial {prior.trial} of {prior.study}{depth}; most important first: {shown}"
 
 
 def _share(parameters: int, summary: CheckSummary) -> str:

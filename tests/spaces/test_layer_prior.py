@@ -1,8 +1,10 @@
 """Layer importances as a prior."""
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
-from autopeft.spaces.layer_prior import inclusion_weights, weighted_sample
+from autopeft.spaces.layer_prior import inclusion_weights, onto_depth, weighted_sample
 from tests.spaces.builders import bind
 
 
@@ -12,6 +14,23 @@ def test_importances_become_chances_by_layer() -> None:
     assert weights[10] == 0.5
     assert abs(weights[2] - 0.8807970779778823) < 1e-12
     assert inclusion_weights({"train_share": 1.0}) == {}
+
+
+@given(st.integers(1, 30), st.integers(1, 30))
+def test_layers_of_another_depth_take_the_nearest_relative_depth(n_from: int, n_to: int) -> None:
+    found = onto_depth({layer: float(layer) for layer in range(n_from)}, n_from, n_to)
+    assert list(found) == list(range(n_to))
+    for layer, nearest in found.items():
+        depth = layer / max(n_to - 1, 1) * (n_from - 1)
+        assert abs(nearest - depth) <= 0.5
+    assert found[0] == 0
+    assert n_to == 1 or found[n_to - 1] == n_from - 1
+    assert n_from != n_to or all(nearest == layer for layer, nearest in found.items())
+
+
+def test_layers_that_the_source_did_not_adapt_have_no_weight() -> None:
+    assert onto_depth({1: 0.7}, 3, 3) == {1: 0.7}
+    assert onto_depth({1: 0.7}, 3, 5) == {1: 0.7, 2: 0.7}
 
 
 def test_favoured_layers_are_adapted_more_often() -> None:

@@ -50,9 +50,7 @@ def test_a_common_rate_that_nothing_takes_is_not_searched(tmp_path: Path, monkey
     monkeypatch.setenv("AUTOPEFT_CACHE", str(tmp_path / "cache"))
     both = ["space.lora.learning_rate=auto", "space.learning_rate=log(1e-4, 1e-2)"]
     path = project("seq2seq", tmp_path)
-    with pytest.raises(
-        SpecError, match=r"space\.learning_rate: every method has a rate of its own, and seq2seq"
-    ):
+    with pytest.raises(SpecError, match=r"space\.learning_rate: every method has a rate of its own, and seq2seq"):
         bind_study(load_spec(path, settings=both))
     for fine in (both[:1], both[1:], [both[0], "space.learning_rate=1e-3"]):
         bind_study(load_spec(path, settings=fine))
