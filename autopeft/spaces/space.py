@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import final
 
@@ -55,6 +55,7 @@ class SearchSpace:
         *,
         constraints: tuple[str, ...],
         quantities: Mapping[str, Quantity],
+        settings: Mapping[str, Scalar],
     ) -> None:
         self.definition = definition
         self.shape = shape
@@ -64,7 +65,9 @@ class SearchSpace:
         self._quantities = dict(quantities)
         known = {"parameters", *quantities}
         self.constraints = tuple(parse_constraint(text, quantities=known, shape=shape) for text in constraints)
-        names = {block.name for block in definition.methods} | {name for name, _ in definition.training}
+        decided = {name for name, _ in definition.training}
+        self._settings = {name: value for name, value in settings.items() if name not in decided}
+        names = {block.name for block in definition.methods} | decided | self._settings.keys()
         self.rules = relevant(names, shape)
         check_structure(self.structure, shape)
 
@@ -76,6 +79,7 @@ class SearchSpace:
         *,
         constraints: Sequence[str] = (),
         quantities: Mapping[str, Quantity] | None = None,
+        settings: Mapping[str, Scalar] | None = None,
     ) -> "SearchSpace":
         """`definition` on the model of `shape`.
 
@@ -84,18 +88,22 @@ class SearchSpace:
             shape: The base model.
             constraints: Limits such as `parameters <= 2%`; every sample and neighbour satisfies them.
             quantities: What beside `parameters` is known before training, by name, e.g. `memory` in bytes.
+            settings: Training settings that hold for every configuration; the rules see those that the space leaves
+                open.
 
         Raises:
             SpaceError: A layer, group or target that the model does not have, a size above a width, a constraint that
                 is malformed or leaves nothing.
         """
-        space = cls(definition, shape, constraints=tuple(constraints), quantities=quantities or {})
+        space = cls(
+            definition, shape, constraints=tuple(constraints), quantities=quantities or {}, settings=settings or {}
+        )
         space._check_feasible()
         return space
 
     def __reduce__(self) -> tuple[object, ...]:
         texts = tuple(constraint.text for constraint in self.constraints)
-        return _rebuild, (self.definition, self.shape, texts, self._quantities)
+        return _rebuild, (self.definition, self.shape, texts, self._quantities, self._settings)
 
     def fingerprint(self) -> str:
         """JSON of definition, shape and constraints: equal exactly for equal spaces."""
@@ -188,7 +196,7 @@ class SearchSpace:
                 f"no network of this space: its dimensions spell {built.to_json()}, not {configuration.to_json()}",
                 hint="build it with autopeft.spaces.canonical.configuration",
             )
-        check_rules(configuration, self.rules)
+        check_rules(self._whole(configuration), self.rules)
         for constraint in self.constraints:
             value = self.quantity(constraint.quantity, configuration)
             if not constraint.holds(value):
@@ -243,7 +251,8 @@ class SearchSpace:
 
     def admits(self, configuration: Configuration) -> bool:
         """Whether every rule and every constraint holds."""
-        return all(rule.holds(configuration) for rule in self.rules) and all(
+        whole = self._whole(configuration)
+        return all(rule.holds(whole) for rule in self.rules) and all(
             row.holds(self.quantity(row.quantity, configuration)) for row in self.constraints
         )
 
@@ -255,8 +264,16 @@ class SearchSpace:
         """How far beyond the constraints it is, relative to the limits and summed over them, plus the number of broken
         rules; 0 when admitted.
         """
-        broken = sum(not rule.holds(configuration) for rule in self.rules)
+        whole = self._whole(configuration)
+        broken = sum(not rule.holds(whole) for rule in self.rules)
         return broken + sum(row.excess(self.quantity(row.quantity, configuration)) for row in self.constraints)
+
+    def _whole(self, configuration: Configuration) -> Configuration:
+        """`configuration` with the settings that hold for all, as rules see it."""
+        if not self._settings:
+            return configuration
+        training = self._settings | dict(configuration.training)
+        return replace(configuration, training=tuple(sorted(training.items())))
 
     def predicted(self, configuration: Configuration) -> dict[str, float]:
         """`parameters` and every given quantity."""
@@ -271,11 +288,12 @@ class SearchSpace:
         if not self.constraints and not self.rules:
             return
         best = closest(self)
+        whole = self._whole(best)
         for rule in self.rules:
-            if not rule.holds(best):
+            if not rule.holds(whole):
                 raise SpaceError(
                     f"space: no configuration that keeps the rule {rule.name} was found; the closest has "
-                    f"{rule.problem(best)}",
+                    f"{rule.problem(whole)}",
                     hint=rule.hint,
                 )
         broken = [row for row in self.constraints if not row.holds(self.quantity(row.quantity, best))]
@@ -289,9 +307,13 @@ class SearchSpace:
 
 
 def _rebuild(
-    definition: SpaceDefinition, shape: ModelShape, constraints: tuple[str, ...], quantities: Mapping[str, Quantity]
+    definition: SpaceDefinition,
+    shape: ModelShape,
+    constraints: tuple[str, ...],
+    quantities: Mapping[str, Quantity],
+    settings: Mapping[str, Scalar],
 ) -> SearchSpace:
-    return SearchSpace(definition, shape, constraints=constraints, quantities=quantities)
+    return SearchSpace(definition, shape, constraints=constraints, quantities=quantities, settings=settings)
 
 
 __all__ = ["Constraint", "Quantity", "SearchSpace", "SpaceSize", "below"]

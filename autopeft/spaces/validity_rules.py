@@ -14,7 +14,9 @@ from autopeft.spaces.configuration import Configuration, Scalar
 from autopeft.spaces.factors import FACTORED
 from autopeft.spaces.methods import METHODS
 from autopeft.spaces.methods.bridged import AbstractBridged
+from autopeft.spaces.methods.method import AbstractMethod
 from autopeft.spaces.model_shape import ModelShape
+from autopeft.spaces.training import TRAINING_FIELDS
 
 LOW_RANK: Final = ("binary_lora", "lora", "lora_group", "mola", "s2_lora", "slora")
 """Methods that add a low-rank update to the weights of a linear map, beside `peft_lora`."""
@@ -37,6 +39,8 @@ class Rule:
     problem: Callable[[Configuration], str]
     """What is wrong, beginning with the place; empty when the rule holds."""
     hint: str
+    where: Callable[[AbstractMethod], bool] = lambda method: True
+    """It says something only where such a method can be there."""
 
     def holds(self, configuration: Configuration) -> bool:
         return not self.problem(configuration)
@@ -102,6 +106,17 @@ def _allocated(configuration: Configuration) -> str:
     return "" if sampling == "none" else f"layer_sampling: {sampling} leaves layers out whose ranks adalora must judge"
 
 
+def _unscaled(method: AbstractMethod) -> bool:
+    return not method.suppressible
+
+
+def _unscaled_importance(configuration: Configuration) -> str:
+    if _settings(configuration).get("layer_sampling") != "importance":
+        return ""
+    found = [setting.method for setting in configuration if _unscaled(METHODS[setting.method])]
+    return f"layer_sampling: importance scales every response, and that of {found[0]} cannot be" if found else ""
+
+
 RULES: Final[tuple[Rule, ...]] = (
     Rule(
         name="adalora-sees-all-layers",
@@ -146,13 +161,31 @@ RULES: Final[tuple[Rule, ...]] = (
         problem=_kasa_alone,
         hint="use kasa on all layers and no other low-rank method, or another variant",
     ),
+    Rule(
+        name="importance-needs-a-response",
+        meaning="`layer_sampling: importance` probes layers by scaling the response of every method on them, which"
+        " every method must allow (all of this version do).",
+        concerns=("layer_sampling",),
+        problem=_unscaled_importance,
+        hint="use layer_sampling random or none, or leave that method out",
+        where=_unscaled,
+    ),
 )
 """Every rule, in the order in which they are asked."""
 
 
+RULED_SETTINGS: Final = tuple(
+    dict.fromkeys(name for rule in RULES for name in rule.concerns if name in TRAINING_FIELDS)
+)
+"""Training settings that rules ask for."""
+
+
 def relevant(names: Collection[str], shape: ModelShape) -> tuple[Rule, ...]:
     """The rules that may say something where these methods and training settings can occur on a model of `shape`."""
-    rules = tuple(rule for rule in RULES if any(name in names for name in rule.concerns))
+    methods = [METHODS[name] for name in names if name in METHODS]
+    rules = tuple(
+        rule for rule in RULES if any(name in names for name in rule.concerns) and any(map(rule.where, methods))
+    )
     coupled = tuple(name for name in COUPLED if name in names)
     return (*rules, _fitting(coupled, shape)) if coupled else rules
 

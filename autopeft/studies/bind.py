@@ -4,11 +4,14 @@ from dataclasses import dataclass, replace
 
 from autopeft.errors import SpecError
 from autopeft.objectives.memory import predict_memory
-from autopeft.spaces.configuration import LEARNING_RATE, Configuration
+from autopeft.spaces.configuration import LEARNING_RATE, Configuration, Scalar
 from autopeft.spaces.domain import Fixed
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.space import SearchSpace
+from autopeft.spaces.training import ACTIVE_WITH
+from autopeft.spaces.validity_rules import RULED_SETTINGS
 from autopeft.studies.spec import StudySpec
+from autopeft.trainers.job import TrainingSettings
 from autopeft.trainers.task import TaskSummary, check_task
 
 REGRESSION_METRICS = ("pearson", "spearman")
@@ -59,6 +62,7 @@ def bind_study(spec: StudySpec) -> BoundStudy:
     from autopeft.trainers.model import read_shape
 
     _check_resources(spec)
+    _check_active(spec)
     data = check_task(spec.task, seed=spec.training.seed)
     shape = read_shape(spec.model)
     check_kind(spec.task.kind, shape, place=f"model {spec.model.name!r}")
@@ -78,7 +82,19 @@ def _bind_space(spec: StudySpec, shape: ModelShape, *, n_labels: int | None, seq
         optimizer=spec.training.optimizer,
         sequences=sequences,
     )
-    return SearchSpace.bind(spec.space, shape, constraints=spec.constraints, quantities={"memory": memory})
+    return SearchSpace.bind(
+        spec.space,
+        shape,
+        constraints=spec.constraints,
+        quantities={"memory": memory},
+        settings=_ruled_settings(spec.training),
+    )
+
+
+def _ruled_settings(training: TrainingSettings) -> dict[str, Scalar]:
+    """The study's own settings that rules ask for, where they are not the default."""
+    plain = TrainingSettings()
+    return {name: getattr(training, name) for name in RULED_SETTINGS if getattr(training, name) != getattr(plain, name)}
 
 
 def _as_trained(spec: StudySpec, shape: ModelShape) -> ModelShape:
@@ -97,6 +113,20 @@ def _n_labels(spec: StudySpec, data: TaskSummary) -> int | None:
     if not data.classes:
         return 1 if spec.task.metric in REGRESSION_METRICS else None
     return 1 if spec.task.kind == "multiple-choice" else len(data.classes)
+
+
+def _check_active(spec: StudySpec) -> None:
+    """Refuse a dimension that means nothing beside the study's own value of another setting."""
+    decided = {name for name, _ in spec.space.training}
+    for name in sorted(decided & ACTIVE_WITH.keys()):
+        other, values = ACTIVE_WITH[name]
+        own = getattr(spec.training, other)
+        if other not in decided and own not in values:
+            raise SpecError(
+                f"space.{name}: means something only with {other} {' or '.join(map(str, values))}, and this study has"
+                f" {own}",
+                hint=f"put {other} into training or space, or leave {name} out",
+            )
 
 
 def _check_rate(spec: StudySpec, *, head: bool) -> None:

@@ -145,6 +145,12 @@ def test_the_closed_form_counts_the_built_tensors(case: Case) -> None:
     assert build(shape, config, seed=0).n_parameters == count_parameters(config, shape).total
 
 
+def test_what_samples_layers_knows_whether_a_response_can_be_scaled(case: Case) -> None:
+    method, _, shape, config = case
+    built = build(shape, config, seed=0)
+    assert {adapter.suppressible for _, _, adapter in built.adapters()} == {METHODS[method].suppressible}
+
+
 def test_the_start_changes_the_model_as_little_as_promised(case: Case) -> None:
     method, base, shape, config = case
     before = run(base, tokens())

@@ -286,7 +286,7 @@ def test_a_constraint_that_excludes_everything_is_refused_with_the_closest_value
 
 def test_repair_says_so_when_no_start_reaches_an_admitted_configuration() -> None:
     bound = bind({"lora": {"rank": "choice(0, 1, 8)"}})
-    space = SearchSpace(bound.definition, bound.shape, constraints=("parameters <= 10",), quantities={})
+    space = SearchSpace(bound.definition, bound.shape, constraints=("parameters <= 10",), quantities={}, settings={})
     with pytest.raises(SpaceError, match=r"no admitted configuration was reached from any start .loosen"):
         space.sample(np.random.default_rng(0), 1)
 

@@ -1,3 +1,4 @@
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 
 from autopeft.errors import ConfigurationError, SpaceError
 from autopeft.spaces.canonical import configuration
+from autopeft.spaces.configuration import Scalar
 from autopeft.spaces.definition import SpaceDefinition
 from autopeft.spaces.factors import FACTORED
 from autopeft.spaces.methods import METHODS
@@ -23,8 +25,9 @@ MIXED: dict[str, object] = {
 }
 
 
-def space(mapping: Mapping[str, object], *constraints: str) -> SearchSpace:
-    return SearchSpace.bind(SpaceDefinition.from_mapping(mapping), SHAPE, constraints=constraints)
+def space(mapping: Mapping[str, object], *constraints: str, **settings: Scalar) -> SearchSpace:
+    definition = SpaceDefinition.from_mapping(mapping)
+    return SearchSpace.bind(definition, SHAPE, constraints=constraints, settings=settings)
 
 
 def test_rules_name_methods_and_settings_that_exist() -> None:
@@ -84,7 +87,7 @@ def test_what_keeps_the_rules_is_taken(source: dict[str, object]) -> None:
 
 def test_every_rule_is_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
-    for rule in RULES:
+    for rule in (*RULES, *relevant({"miss"}, SHAPE)):
         assert f"| `{rule.name}` | {rule.meaning} |" in page
 
 
@@ -108,6 +111,41 @@ def test_a_space_lists_and_draws_exactly_what_keeps_the_rules() -> None:
     for one in listed:
         made.check(one)
         assert all(made.contains(other) for other in made.neighbours(one))
+
+
+def test_rules_see_what_the_study_sets_for_every_configuration() -> None:
+    mapping = {"lora": {"rank": "choice(0, 4)"}, "serial_adapter": {"bottleneck": "choice(0, 8)"}}
+    assert space(mapping).size().rules == ()
+    made = space(mapping, optimizer="lora_fa")
+    assert made.size().rules == ("lora-fa-needs-factors", "lora-fa-leaves-something")
+    assert all(row.method("lora") for row in made.sample(np.random.default_rng(0), 50))
+    assert {len(row.methods) for row in made.configurations()} == {1, 2}
+    wrong = made.assemble({"lora.rank": 0, "serial_adapter.bottleneck": 8})
+    assert made.excess(wrong) == 1.0
+    assert pickle.loads(pickle.dumps(made)).excess(wrong) == 1.0
+    with pytest.raises(ConfigurationError, match="rule lora-fa-needs-factors"):
+        made.check(wrong)
+    with pytest.raises(SpaceError, match=r"keeps the rule lora-fa-needs-factors .* lora_fa acts on"):
+        space({"serial_adapter": {"bottleneck": 8}}, optimizer="lora_fa")
+    own = space({**mapping, "optimizer": "choice(adamw, galore)"}, optimizer="lora_fa")
+    assert any(row.method("lora") is None for row in own.sample(np.random.default_rng(0), 50)), "the space's goes first"
+
+
+def test_a_method_whose_response_cannot_be_scaled_is_not_sampled_by_importance(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampled: dict[str, object] = {
+        "lora": {"rank": "choice(0, 4)"},
+        "ssf": {"enabled": "choice(0, 1)"},
+        "layer_sampling": "choice(none, random, importance)",
+    }
+    assert space(sampled).size().rules == ()
+    monkeypatch.setattr(type(METHODS["ssf"]), "suppressible", False)
+    made = space(sampled)
+    assert made.size().rules == ("importance-needs-a-response",)
+    pairs = {(dict(row.training)["layer_sampling"], row.method("ssf") is None) for row in made.configurations()}
+    assert len(pairs) == 5
+    assert ("importance", False) not in pairs
+    with pytest.raises(ConfigurationError, match=r"that of ssf cannot be \(rule importance-needs-a-response\)"):
+        configuration({"ssf": {"enabled": 1}, "layer_sampling": "importance"}, SHAPE)
 
 
 def test_a_broken_rule_is_named_by_check() -> None:

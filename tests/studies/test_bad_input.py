@@ -57,6 +57,15 @@ CASES: list[tuple[dict[str, object], tuple[str, ...]]] = [
     ({"space__lora__rank": "__import__('os').system('ls')"}, ("space.lora.rank",)),
     ({"space__lora__targets": "subset(query, valeu)"}, ("valeu", "attention.self.value")),
     ({"space__learning_rate": "log(0, 1)"}, ("space.learning_rate", "0")),
+    ({"space__lora__learning_rate": "ramp(choice(1e-4, 1e-3))"}, ("space.lora.learning_rate", "one rate on all its")),
+    (
+        {"space__galore_rank": "choice(4, 8)"},
+        ("space.galore_rank: means something only with optimizer galore", "adamw"),
+    ),
+    (
+        {"space": {"serial_adapter": {"bottleneck": 4}}, "training__optimizer": "lora_fa"},
+        ("lora-fa-needs-factors", "use optimizer adamw"),
+    ),
     ({"constraints": ["parameters <= 3"]}, ("parameters <= 3",)),
     ({"constraints": ["speed <= 3"]}, ("speed",)),
     ({"task__data__train": "trian.csv"}, ("trian.csv", "train.csv")),

@@ -66,6 +66,8 @@ class AbstractMethod(ABC):
     """Paper or code the definition follows."""
     learning_rates: ClassVar[RateRange] = ANY_RATES
     """What `learning_rate: auto` searches."""
+    suppressible: ClassVar[bool] = True
+    """Whether its response in one layer can be scaled down, as importance sampling of layers probes it."""
 
     @abstractmethod
     def parameters(self, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> int:
