@@ -9,11 +9,12 @@ from autopeft.spaces.condition import And, Comparison, Condition, Membership, No
 from autopeft.spaces.conditions_check import check_conditions
 from autopeft.spaces.configuration import LEARNING_RATE
 from autopeft.spaces.domain import LogReal, Subset
-from autopeft.spaces.fields import fit_spread
+from autopeft.spaces.expression import CALL_HINT
+from autopeft.spaces.fields import TARGETS_HINT, fit_spread
 from autopeft.spaces.language import LAYERS_HINT, read_layers, read_spread, to_plain
 from autopeft.spaces.layer_sets import LayerRange, LayerSet, LayersFrom, TopLayers
 from autopeft.spaces.methods import METHODS
-from autopeft.spaces.methods.method import RATE, AbstractMethod, Field
+from autopeft.spaces.methods.method import RATE, AbstractMethod, Field, FieldKind
 from autopeft.spaces.presets import load_preset
 from autopeft.spaces.spread import Shared, Spread
 from autopeft.spaces.suggest import nearest
@@ -177,6 +178,8 @@ def _spread(place: str, field: Field, value: object) -> Spread:
     try:
         return fit_spread(field, read_spread(value))
     except SpaceError as error:
+        if field.kind is FieldKind.TARGETS and error.hint == CALL_HINT:
+            error = SpaceError(error.message, hint=TARGETS_HINT)
         raise error.at(place) from None
 
 

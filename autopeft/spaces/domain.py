@@ -282,9 +282,10 @@ class Subset:
             if value is not None and (not is_number(value) or int(value) != value or value < 1):
                 raise SpaceError(f"{self}: {name} is {value}, not a whole number from 1", hint=f"write {name}=1")
         top = min(self.max or MAX_LEVELS, len(self.items) or MAX_LEVELS)
+        most = "no max" if self.max is None else f"max {self.max}"
         if self.min > top or (self.items and (self.max or 0) > len(self.items)):
             raise SpaceError(
-                f"{self}: min {self.min} and max {self.max} do not fit {len(self.items) or 'the'} items",
+                f"{self}: min {self.min} and {most} do not fit {len(self.items) or 'the'} items",
                 hint="min <= max <= number of items",
             )
 

@@ -27,7 +27,8 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _EXCERPT = 60
-_CALL_HINT = "a domain looks like choice(0, 8), int(1, 64), log(1e-4, 1e-2), per_layer(choice(0, 8))"
+CALL_HINT = "a domain looks like choice(0, 8), int(1, 64), log(1e-4, 1e-2), per_layer(choice(0, 8))"
+"""Of every error in a text that is no domain; who reads something else puts a better one in its place."""
 
 
 @final
@@ -96,7 +97,7 @@ class Cursor:
             match = _TOKEN.match(self.text, end)
             if match is None or match.lastgroup is None:
                 start = end + len(self.text[end:]) - len(self.text[end:].lstrip())
-                raise self.error(start + 1, f"{self.text[start]!r} has no meaning here", _CALL_HINT)
+                raise self.error(start + 1, f"{self.text[start]!r} has no meaning here", CALL_HINT)
             tokens.append(
                 Token(kind=match.lastgroup, text=match[match.lastgroup], column=match.start(match.lastgroup) + 1)
             )
@@ -148,7 +149,7 @@ def parse_term(text: str) -> Term:
     term = read_term(cursor)
     left = cursor.peek
     if left.kind != "end":
-        raise cursor.error(left.column, f"{left.text!r} follows a complete value", _CALL_HINT)
+        raise cursor.error(left.column, f"{left.text!r} follows a complete value", CALL_HINT)
     return term
 
 
@@ -163,7 +164,7 @@ def read_term(cursor: Cursor) -> Term:
     if token.kind == "quoted":
         return Word(text=token.text[1:-1], column=token.column, quoted=True)
     if token.kind != "word":
-        raise cursor.error(token.column, f"expected a value, got {token.text!r}", _CALL_HINT)
+        raise cursor.error(token.column, f"expected a value, got {token.text!r}", CALL_HINT)
     if cursor.accept("(") is None:
         return Word(text=token.text, column=token.column)
     with cursor.deeper(token.column):

@@ -24,6 +24,7 @@ from autopeft.spaces.methods.method import Field, FieldKind
 from autopeft.spaces.spread import Groups, PerGroup, PerLayer, Ramp, Shared, Spread
 from autopeft.spaces.suggest import nearest
 
+TARGETS_HINT = "write a list [query, value], subset(query, value), choice(attention, mlp) or a pattern re:.*_proj"
 MAX_RAMP_LEVELS = 32
 """Levels a ramp's domain may have."""
 

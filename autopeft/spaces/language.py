@@ -18,7 +18,7 @@ from autopeft.spaces.domain import (
     Subset,
     is_number,
 )
-from autopeft.spaces.expression import Call, Number, Term, Word, parse_term
+from autopeft.spaces.expression import CALL_HINT, Call, Number, Term, Word, parse_term
 from autopeft.spaces.layer_sets import LayerRange, LayerSet, LayersFrom, TopLayers
 from autopeft.spaces.spread import SPREADS, Groups, PerGroup, PerLayer, Ramp, Shared, Spread, as_spread, per_group
 from autopeft.spaces.suggest import nearest
@@ -75,7 +75,7 @@ def read_layers(text: str) -> LayerSet:
     Raises:
         SpaceError: What is wrong with it; the caller puts the place before.
     """
-    reader, term = _Reader(text=text), _parse(text)
+    reader, term = _Reader(text=text), _parse_layers(text)
     match term:
         case Word(text="subset", quoted=False):
             return Subset()
@@ -92,6 +92,9 @@ def read_layers(text: str) -> LayerSet:
             return TopLayers(count=numbers) if name == "top" else LayersFrom(first=numbers)
         case Word(text="top" | "from" as name, quoted=False) | Call(name="top" | "from" as name):
             raise reader.error(term.column, f"{name} needs one argument", f"write {_EXAMPLES[name]}")
+        case Call(name="subset" | "range" as name):
+            example = "subset, or subset(min=1, max=4)" if name == "subset" else _EXAMPLES[name]
+            raise reader.error(term.column, f"{name} of layers takes min and max by name alone", f"write {example}")
         case _:
             raise SpaceError(f"got {text}", hint=LAYERS_HINT)
 
@@ -102,6 +105,13 @@ def to_plain(spread: Spread) -> object:
         fixed = spread.domain.value
         return list(fixed) if isinstance(fixed, tuple) else fixed
     return str(spread)
+
+
+def _parse_layers(text: str) -> Term:
+    try:
+        return _parse(text)
+    except SpaceError as error:
+        raise SpaceError(error.message, hint=LAYERS_HINT if error.hint == CALL_HINT else error.hint) from None
 
 
 def _from_text(text: str) -> Spread:

@@ -67,9 +67,15 @@ def resolve(words: Sequence[str], shape: ModelShape, layer: int) -> tuple[str, .
 def _unknown(word: str, shape: ModelShape, layer: int) -> SpaceError:
     names = [site.name for site in shape.layers[layer]]
     roles = sorted({site.role.value for site in shape.layers[layer]})
+    if Role.QUERY_KEY_VALUE in roles and word in (Role.QUERY, Role.KEY, Role.VALUE):
+        hint = "query, key and value are one map here: write query_key_value, or query-value, which every model has"
+    elif word.startswith(REGEX):
+        hint = "a pattern matches a site's whole name within its layer, for example re:.*proj"
+    else:
+        hint = ""
     known = [*names, *(name.rsplit(".", maxsplit=1)[-1] for name in names), *roles, *GROUPS]
     return SpaceError(
         f"{word!r} is no target in layer {layer} of this {shape.family} model; its linear sites are "
         f"{', '.join(names)}; words for them are {', '.join([*roles, *GROUPS])}",
-        hint=nearest(word, known) or "name a site, its last part, a role or a group",
+        hint=hint or nearest(word, known) or "name a site, its last part, a role or a group",
     )

@@ -120,7 +120,7 @@ def test_text_reads_as_the_object(text: str, spread: Spread) -> None:
         ("subset(1, 2)", r"subset\(...\) does not take these arguments"),
         ("subset(a, low=1)", r"subset\(...\) does not take these arguments"),
         ("subset(a, a)", "a is there twice"),
-        ("subset(a, min=2)", "min 2 and max None do not fit 1 items"),
+        ("subset(a, min=2)", "min 2 and no max do not fit 1 items"),
         ("subset(min=0)", "min is 0, not a whole number from 1"),
         ("subset(min=3, max=2)", "min 3 and max 2 do not fit the items"),
         (f"subset({', '.join(f'a{i}' for i in range(17))})", "more than 16 items .*all-linear"),

@@ -132,7 +132,11 @@ def test_a_model_of_one_layer_leaves_nothing_to_choose() -> None:
     [
         ("range(min=3, max=2)", r"space\.layers: range\(min=3, max=2\): min is above max"),
         ("range(min=0)", r"min is 0, not a whole number from 1"),
-        ("range(1, 2)", r"space\.layers: got range\(1, 2\)"),
+        ("range(1, 2)", r"space\.layers: .*: range of layers takes min and max by name alone \(write range, or"),
+        ("subset(2)", r"subset of layers takes min and max by name alone \(write subset, or subset\(min=1"),
+        ("0-2", r"column 2 of '0-2': '-2' follows a complete value \(write all, subset\(min=1, max=4\), range"),
+        ("[0, 2]", r"'\[' has no meaning here \(write all, .* or a list such as"),
+        ("top(int(1, 2)", r"a call without its end \(inside YAML braces a call must be quoted"),
         ("top", r"top needs one argument.*write top\(int"),
         ("from(1, 2)", r"from needs one argument"),
         ("top(0)", r"top\(0\): 0 is no whole number from 1"),

@@ -45,6 +45,26 @@ def test_an_unknown_word_lists_the_sites_and_the_nearest() -> None:
     assert caught.value.hint == "did you mean 'q_proj'?"
 
 
+@pytest.mark.parametrize(
+    ("model", "word", "hint"),
+    [
+        ("fused", "query", r"query, key and value are one map here: write query_key_value, or query-value"),
+        ("gated", "all", r"did you mean 'all-linear'\?"),
+        ("gated", "re:.*query", r"a pattern matches a site's whole name within its layer, for example re:\.\*proj"),
+        ("encoder", "qurey", r"did you mean 'query'\?"),
+    ],
+)
+def test_what_is_probably_meant_is_said(model: str, word: str, hint: str) -> None:
+    with pytest.raises(SpaceError, match=hint):
+        resolve([word], MODELS[model], 0)
+
+
+def test_words_with_commas_are_answered_with_the_ways_to_name_several() -> None:
+    for text in ("query, value", "choice(attention, [query, value])"):
+        with pytest.raises(SpaceError, match=r"space\.lora\.targets: .*\(write a list \[query, value\], subset"):
+            SpaceDefinition.from_mapping({"lora": {"rank": 2, "targets": text}})
+
+
 def test_a_role_that_the_architecture_lacks_is_unknown() -> None:
     with pytest.raises(SpaceError, match="'value' is no target"):
         resolve(["value"], MODELS["fused"], 0)
