@@ -12,7 +12,7 @@ from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.targets import resolve
 from autopeft.trainers.model import LoadedModel
 from tests.configurations import configuration, setting
-from tests.conformance.test_methods import SIZES
+from tests.conformance.test_methods import sizes_of
 from tests.models import N_LAYERS
 from tests.trainers.measured_memory import measure_peak, open_model
 
@@ -25,7 +25,8 @@ def on(method: str, shape: ModelShape, layers: tuple[int, ...]) -> Configuration
     """`method` on `layers` with the size and targets that the conformance table and the method give."""
     words = next((field.default for field in METHODS[method].fields if field.kind is FieldKind.TARGETS), None)
     targets: dict[str, FieldValue] = {"targets": resolve(words, shape, 0)} if isinstance(words, tuple) else {}
-    return configuration(setting(method, layers, **{METHODS[method].size_field.name: SIZES[method][0]}, **targets))
+    size = sizes_of(method, shape)[0]
+    return configuration(setting(method, layers, **{METHODS[method].size_field.name: size}, **targets))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
