@@ -161,9 +161,10 @@ def _reversed(sites: Sequence[Mapping[Level, tuple[str, ...]]]) -> Iterator[Mapp
 
 def bind_training(field: Field, domain: Domain) -> Cell:
     """The cell of a training setting."""
+    domain = _single(_sorted(domain))
     if isinstance(domain, Fixed):
         return fixed_cell(field.name, domain.value)
-    return scalar_cell(_dimension(field.name, None, field, cast(ScalarDomain, _sorted(domain))))
+    return scalar_cell(_dimension(field.name, None, field, cast(ScalarDomain, domain)))
 
 
 def _sorted(domain: Domain) -> Domain:
@@ -173,10 +174,12 @@ def _sorted(domain: Domain) -> Domain:
 
 
 def _ordered(domain: Domain, shape: ModelShape) -> Domain:
-    domain = domain.resolve(shape.hidden_size) if isinstance(domain, Halvings) else _sorted(domain)
-    if isinstance(domain, Choice) and len(domain.values) == 1:
-        return Fixed(value=domain.values[0])
-    return domain
+    return _single(domain.resolve(shape.hidden_size) if isinstance(domain, Halvings) else _sorted(domain))
+
+
+def _single(domain: Domain) -> Domain:
+    """A choice of one value is that value: no dimension."""
+    return Fixed(value=domain.values[0]) if isinstance(domain, Choice) and len(domain.values) == 1 else domain
 
 
 def _domains(spread: Spread, shape: ModelShape) -> tuple[Domain, ...]:

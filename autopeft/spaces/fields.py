@@ -1,5 +1,6 @@
 """Does a domain suit the field it is written for? Values get the field's type, so that equal spellings are equal."""
 
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -110,6 +111,8 @@ def _parsed(field: Field, text: str) -> Scalar:
 
 
 def _typed(field: Field, value: Scalar) -> int | float:
+    if not math.isfinite(value):  # type: ignore[arg-type]  # a number
+        raise SpaceError(f"got {value}, no finite number", hint="leave nan and inf out")
     if field.kind is FieldKind.REAL:
         return significant(float(value))
     if int(value) != value:

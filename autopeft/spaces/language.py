@@ -1,5 +1,6 @@
 """Text and plain values to domains and spreads, and back (`str` of a spread is its text)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
@@ -257,6 +258,7 @@ def _limits(reader: _Reader, call: Call) -> dict[str, int]:
             name not in ("min", "max")
             or name in limits
             or not isinstance(term, Number)
+            or not math.isfinite(term.value)
             or term.value != int(term.value)
         ):
             raise _misuse(reader, call)

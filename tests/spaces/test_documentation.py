@@ -40,7 +40,7 @@ def blocks(language: str) -> list[str]:
 def python(text: str) -> object:
     """What an expression of the page makes, with the names of `autopeft.spaces`."""
     names: ModuleType = spaces
-    return eval(text, {name: getattr(names, name) for name in names.__all__})  # noqa: S307  # text of our own page
+    return eval(text, {name: getattr(names, name) for name in names.__all__})  # text of our own page
 
 
 @pytest.mark.parametrize("row", rows("Domains")[:-1], ids=lambda row: row[0])
@@ -109,5 +109,5 @@ def float_of(_: object) -> float:
 def test_the_python_example_runs() -> None:
     (text,) = blocks("python")
     names: dict[str, object] = {"shape": SHAPE}
-    exec(text, names)  # noqa: S102  # text of our own page
+    exec(text, names)  # text of our own page
     assert names["others"]

@@ -3,10 +3,13 @@
 import pytest
 
 from autopeft import spaces
-from autopeft.errors import SpaceError
+from autopeft.errors import ConfigurationError, SpaceError
+from autopeft.spaces.canonical import configuration
+from autopeft.spaces.definition import SpaceDefinition
 from autopeft.spaces.domain import Domain, Fixed
 from autopeft.spaces.fields import fit_domain
 from autopeft.spaces.methods.method import Field, FieldKind
+from tests.spaces.builders import shape
 
 BOOL = Field(name="gated", kind=FieldKind.BOOL, default=False)
 INTEGER = Field(name="experts", kind=FieldKind.INTEGER, default=4, low=1, high=64)
@@ -43,3 +46,21 @@ def test_what_does_not_fit_is_refused(field: Field, domain: Domain, message: str
     with pytest.raises(SpaceError, match=message):
         fit_domain(field, domain)
     assert str(Fixed(value=("a", "b"))) == "[a, b]"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", ["lora.rank", "lora.alpha", "batch_size", "learning_rate"])
+def test_what_is_no_finite_number_is_refused_in_spaces_and_configurations(place: str, value: float) -> None:
+    block, _, field = place.rpartition(".")
+    mapping: dict[str, object] = {"lora": {"rank": 2, **({field: value} if block else {})}}
+    mapping |= {} if block else {field: value}
+    with pytest.raises(SpaceError, match=rf"space\.{place}: got {value}, no finite number"):
+        SpaceDefinition.from_mapping(mapping)
+    with pytest.raises(ConfigurationError, match=rf"{place}: got {value}, no finite number"):
+        configuration(mapping, shape(2, hidden=48, heads=4))
+
+
+@pytest.mark.parametrize("text", ["subset(query, max=1e999)", "subset(query, min=-1e999)"])
+def test_limits_of_sets_are_finite(text: str) -> None:
+    with pytest.raises(SpaceError, match=r"subset\(\.\.\.\) does not take these arguments"):
+        SpaceDefinition.from_mapping({"lora": {"rank": 2, "targets": text}})

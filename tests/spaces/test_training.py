@@ -73,3 +73,11 @@ def test_a_setting_that_means_nothing_is_refused_with_what_it_needs() -> None:
     bad = type(good)(methods=good.methods, training=training)
     with pytest.raises(ConfigurationError, match=message):
         space.check(bad)
+
+
+def test_a_choice_of_one_value_is_no_dimension() -> None:
+    space = bind({"lora": {"rank": 2, "learning_rate": "choice(1e-3)"}, "batch_size": "choice(16)"})
+    assert space.dimensions == ()
+    (only,) = space.configurations()
+    assert dict(only.training) == {"batch_size": 16}
+    assert only.methods[0].learning_rate == 1e-3
