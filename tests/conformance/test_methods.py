@@ -166,9 +166,12 @@ def test_the_closed_form_counts_the_built_tensors(case: Case) -> None:
     assert build(shape, config, seed=0).n_parameters == count_parameters(config, shape).total
 
 
-def test_what_samples_layers_knows_whether_a_response_can_be_scaled(case: Case) -> None:
-    method, _, shape, config = case
-    built = build(shape, config, seed=0)
+@pytest.mark.parametrize("method", METHODS)
+def test_what_samples_layers_knows_whether_a_response_can_be_scaled(
+    method: str, bases: dict[str, PreTrainedModel]
+) -> None:
+    shape = measure(bases["bert"], bases["bert"].config)
+    built = build(shape, configuration(place(method, "bert", shape)), seed=0)
     assert {adapter.suppressible for _, _, adapter in built.adapters()} == {METHODS[method].suppressible}
 
 

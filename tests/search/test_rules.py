@@ -105,7 +105,7 @@ def test_draws_and_their_neighbours_keep_the_rules(space: SearchSpace, seed: int
         space.check(other)
 
 
-@settings(max_examples=15, **LIBERAL)
+@settings(max_examples=6, **LIBERAL)
 @given(ruled())
 def test_the_first_design_keeps_the_rules(space: SearchSpace) -> None:
     for one in initial_design(problem(space)):
