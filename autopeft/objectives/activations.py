@@ -29,7 +29,15 @@ from autopeft.spaces.model_shape import ModelShape, Role, Site
 FLOAT32 = 4
 _INDEX = 8
 _EFFECTS: Mapping[str, Effect] = {**OWN_EFFECTS, **PEFT_EFFECTS}
-_OTHERWISE = {"serial_adapter", "parallel_adapter", "binary_adapter", "prefix_tuning"}
+_OTHERWISE = {
+    "serial_adapter",
+    "parallel_adapter",
+    "binary_adapter",
+    "prefix_tuning",
+    "dept",
+    "p_tuning",
+    "prompt_tuning",
+}
 """Methods that act on a block, not on linear maps."""
 
 
@@ -167,7 +175,7 @@ def saved_bytes(
     walk = _Walk(
         shape=shape, family=family_of(shape), batch_size=batch_size, length=length, b=bytes_each, frozen_a=frozen_a
     )
-    grad = False
+    grad = any(METHODS[setting.method].at_input for setting in configuration if setting.method in METHODS)
     for layer in range(shape.n_layers):
         walk.layer = layer
         walk.visited = set()

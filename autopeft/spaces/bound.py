@@ -1,7 +1,7 @@
 """A field of a method on the layers of one model: its cells, and its values from layer to layer."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast, final
 
 from autopeft.errors import ConfigurationError, SpaceError
@@ -148,6 +148,26 @@ def bind_field(method: str, field: Field, spread: Spread, *, layers: Sequence[in
     ramp = _ramp_table(len(cells[0].levels or ()), len(layers)) if isinstance(spread, Ramp) else None
     words = tuple(_reversed(sites)) if sites else ()
     return BoundField(place=place, field=field, cells=cells, scope_of=scope_of, ramp=ramp, sites=sites, words=words)
+
+
+def at_first(size: BoundField, layers: Sequence[int]) -> BoundField:
+    """The size of a method that acts at the input: as `size` on layer 0, absent on all others.
+
+    Raises:
+        SpaceError: It is spread over layers, or layer 0 is not among `layers`.
+    """
+    if len(size.cells) > 1 or size.ramp is not None:
+        raise SpaceError(
+            f"space.{size.place}: acts once, at the input", hint="give it one value, not one for each layer"
+        )
+    if 0 not in layers:
+        raise SpaceError(
+            f"space.{size.place}: acts at the input, a part of layer 0; layers has {', '.join(map(str, layers))}",
+            hint="put 0 among the layers, or leave the method out",
+        )
+    here = next(iter(size.cells))
+    absent = fixed_cell(f"{here.name}[elsewhere]", 0)
+    return replace(size, cells=(here, absent), scope_of=tuple(int(layer != 0) for layer in layers))
 
 
 def _reversed(sites: Sequence[Mapping[Level, tuple[str, ...]]]) -> Iterator[Mapping[FieldValue, Level]]:

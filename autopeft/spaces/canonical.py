@@ -107,7 +107,7 @@ def _setting(method: AbstractMethod, value: object, shape: ModelShape) -> Method
             raise _unknown(place, str(key), ["layers", *names])
     if size not in row:
         raise ConfigurationError(f"{place}.{size}: the size is missing", hint=f"write {size}: 8")
-    layers = _layers(place, row.get("layers"), shape)
+    layers = (0,) if method.at_input and "layers" not in row else _layers(place, row.get("layers"), shape)
     columns = {field.name: _column(place, field, row, layers, shape) for field in method.fields}
     rate = _rate(f"{place}.{LEARNING_RATE}", row.get(LEARNING_RATE))
     kept = sorted((layer, index) for index, layer in enumerate(layers) if columns[size][index] != 0)

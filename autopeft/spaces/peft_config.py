@@ -185,7 +185,8 @@ def _prefix_tuning(config: Config, shape: ModelShape) -> int:
     return tokens * width + (width + 1) * hidden + (hidden + 1) * rows
 
 
-def _p_tuning(config: Config, shape: ModelShape) -> int:
+def count_p_tuning(config: Config, shape: ModelShape) -> int:
+    """Virtual tokens and the network that makes them."""
     width = whole(config, "token_dim", shape.hidden_size)
     hidden = whole(config, "encoder_hidden_size", width)
     count = _virtual_tokens(config) * width
@@ -244,7 +245,7 @@ _WHOLE_COUNTS: Final[Mapping[str, Count]] = MappingProxyType(
         "LILY": _lily,
         "LN_TUNING": _norms,
         "MULTITASK_PROMPT_TUNING": _multitask_prompt_tuning,
-        "P_TUNING": _p_tuning,
+        "P_TUNING": count_p_tuning,
         "PREFIX_TUNING": _prefix_tuning,
         "PROMPT_TUNING": _prompt_tuning,
         "TINYLORA": _tinylora,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 from autopeft.errors import ConfigurationError, SpaceError
-from autopeft.spaces.bound import BoundField, Read, bind_field, bind_training
+from autopeft.spaces.bound import BoundField, Read, at_first, bind_field, bind_training
 from autopeft.spaces.condition import Condition
 from autopeft.spaces.conditions_check import decision_order
 from autopeft.spaces.configuration import Configuration, FieldValue, MethodSetting, Scalar
@@ -188,6 +188,9 @@ def _bind_method(block: MethodBlock, *, layers: Sequence[int], shape: ModelShape
             spread = Shared(domain=Fixed(value=field.default))
         if spread is not None:
             bound[field.name] = bind_field(block.name, field, spread, layers=layers, shape=shape)
+    if method.at_input:
+        size_name = method.size_field.name
+        bound[size_name] = at_first(bound[size_name], layers)
     size, rate = bound.pop(method.size_field.name), bound.pop(RATE.name, None)
     others = tuple(bound[name] for name in sorted(bound))
     return BoundMethod(name=block.name, method=method, size=size, others=others, rate=rate, when=block.when)

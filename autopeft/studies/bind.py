@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from autopeft.errors import SpecError
 from autopeft.objectives.memory import predict_memory
 from autopeft.spaces.configuration import LEARNING_RATE, Configuration, Scalar
+from autopeft.spaces.counts import most_virtual_tokens
 from autopeft.spaces.domain import Fixed
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.space import SearchSpace
@@ -60,6 +61,7 @@ def bind_study(spec: StudySpec) -> BoundStudy:
     """
     from autopeft.trainers.kinds import check_kind
     from autopeft.trainers.model import read_shape
+    from autopeft.trainers.trainer import check_length
 
     _check_resources(spec)
     _check_active(spec)
@@ -70,6 +72,7 @@ def bind_study(spec: StudySpec) -> BoundStudy:
     n_labels = _n_labels(spec, data)
     _check_rate(spec, head=n_labels is not None)
     space = _bind_space(spec, shape, n_labels=n_labels, sequences=sequences)
+    check_length(spec.model, spec.training.max_length, virtual=most_virtual_tokens(space.structure))
     return BoundStudy(spec=spec, space=space, data=data)
 
 

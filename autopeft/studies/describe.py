@@ -83,7 +83,13 @@ def describe_method(setting: MethodSetting, shape: ModelShape | None = None) -> 
         return f"{word}{middle} on {layer_range(setting.layers, shape)}"
     sizes = [number_or_set(value) for value in columns[size]]
     return _describe_sizes(
-        word, sizes=sizes, unit=_SIZE_FIELDS[size], layers=setting.layers, middle=middle, shape=shape
+        word,
+        sizes=sizes,
+        unit=_SIZE_FIELDS[size],
+        layers=setting.layers,
+        middle=middle,
+        shape=shape,
+        at_input=setting.method in METHODS and METHODS[setting.method].at_input,
     )
 
 
@@ -98,12 +104,20 @@ def method_word(method: str) -> str:
 
 
 def _describe_sizes(
-    word: str, *, sizes: Sequence[str], unit: str, layers: Sequence[int], middle: str, shape: ModelShape | None
+    word: str,
+    *,
+    sizes: Sequence[str],
+    unit: str,
+    layers: Sequence[int],
+    middle: str,
+    shape: ModelShape | None,
+    at_input: bool,
 ) -> str:
     distinct = list(dict.fromkeys(sizes))
     if len(distinct) == 1 or len(distinct) > _MAX_GROUPS:
         listed = distinct[0] if len(distinct) == 1 else " ".join(sizes)
-        return f"{word} {unit}{listed}{middle} on {layer_range(layers, shape)}"
+        where = "" if at_input else f" on {layer_range(layers, shape)}"
+        return f"{word} {unit}{listed}{middle}{where}"
     groups = [(size, [layer for layer, other in zip(layers, sizes, strict=True) if other == size]) for size in distinct]
     return f"{word}{middle} " + ", ".join(f"{unit}{size} on {layer_range(where)}" for size, where in groups)
 

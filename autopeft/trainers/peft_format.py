@@ -13,7 +13,7 @@ from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.methods import METHODS
 from autopeft.spaces.methods.bridged import AbstractBridged
-from autopeft.trainers import peft_export
+from autopeft.trainers import peft_export, peft_prompts
 from autopeft.trainers.adapters.lora import LoraAdapter, LoraPair
 from autopeft.trainers.inject import AdapterSet
 from autopeft.trainers.kinds import CAUSAL, CLASSIFICATION, SEQUENCES, TOKENS
@@ -74,6 +74,7 @@ def fits_peft(source: Path) -> bool:
     info = read_info(source)
     try:
         check_exportable(info.configuration, transposed=info.transposed)
+        peft_prompts.check_kind(info.configuration, kind=info.kind)
     except ConfigurationError:
         return False
     return True
@@ -91,6 +92,8 @@ def check_exportable(configuration: Configuration, *, transposed: bool = False) 
             in a way that the format has no place for.
     """
     methods = [setting.method for setting in configuration]
+    if len(methods) == 1 and methods[0] in peft_prompts.METHODS_AT_INPUT:
+        return
     if len(methods) == 1 and isinstance(METHODS.get(methods[0]), AbstractBridged):
         peft_export.check_exportable(configuration.methods[0], transposed=transposed)
     elif methods != ["lora"]:
@@ -109,10 +112,14 @@ def _write(folder: Path, adapters: AdapterSet, *, info: AdapterInfo, head: Mappi
         tensors: dict[str, torch.Tensor] = {f"{_KEY}{name}.lora_A.weight": pair.a for name, pair in pairs.items()}
         tensors |= {f"{_KEY}{name}.lora_B.weight": pair.b for name, pair in pairs.items()}
         config = _config(pairs)
+    elif info.configuration.methods[0].method in peft_prompts.METHODS_AT_INPUT:
+        exported = peft_prompts.export_prompt(adapters, info)
+        tensors, config = dict(exported.tensors), exported.config
     else:
         exported = peft_export.export_bridged(adapters, info)
         tensors, config = dict(exported.tensors), exported.config
-    tensors |= {f"{_KEY}{name}": value for name, value in head.items()}
+    key = _KEY if info.configuration.methods[0].method not in peft_prompts.METHODS_AT_INPUT else peft_prompts.KEY
+    tensors |= {f"{key}{name}": value for name, value in head.items()}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(folder / TENSORS_FILE, save_tensors(plain, metadata={"format": "pt"}))
     text = json.dumps({**_common(info), **config}, indent=2, sort_keys=True) + "\n"

@@ -12,6 +12,7 @@ import torch
 
 from autopeft.errors import ModelError, SpecError, TrialError
 from autopeft.objectives.measurement import Measurement
+from autopeft.objectives.memory import virtual_tokens
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.trainers import loop
 from autopeft.trainers.calibration import calibrate
@@ -95,7 +96,7 @@ class Trainer(AbstractTrainer):
             SpecError: `max_length` is above what it takes.
         """
         if self._loaded is None:
-            _check_length(self._model, self._settings.max_length)
+            check_length(self._model, self._settings.max_length)
             n_labels = self._task.n_labels(self.splits.classes)
             loaded = load_model(self._model, kind=self._spec.kind, n_labels=n_labels)
             loaded.model.to(device=self._device)  # type: ignore[arg-type]  # transformers wraps Module.to without its types
@@ -170,6 +171,7 @@ class Trainer(AbstractTrainer):
     def _train_one(self, job: TrainJob, slot: int) -> Iterator[Report]:
         configuration, seed = job.configurations[slot], job.seeds[slot]
         settings = loop.settings_of(self._settings, configuration)
+        check_length(self._model, settings.max_length, virtual=virtual_tokens(configuration))
         loaded = self.loaded
         reset_head(loaded, seed)
         began = time.perf_counter()
@@ -269,16 +271,23 @@ def _deadline(job: TrainJob) -> float | None:
     return float(value)
 
 
-def _check_length(model: ModelSpec, max_length: int) -> None:
-    """Refuse a `max_length` beyond the positions the model has."""
+def check_length(model: ModelSpec, max_length: int, *, virtual: int = 0) -> None:
+    """Refuse a `max_length` (with as many `virtual` tokens before it) beyond the positions the model has.
+
+    Raises:
+        SpecError: With what there is room for.
+    """
     config = read_config(model).get_text_config()
     limit = getattr(config, "max_position_embeddings", None)
     if isinstance(limit, int) and config.model_type in _OFFSET_POSITIONS:
         limit -= int(config.pad_token_id or 0) + 1
-    if isinstance(limit, int) and max_length > limit > 0:
+    if isinstance(limit, int) and max_length + virtual > limit > 0:
+        beside = f" and {virtual} virtual tokens" if virtual else ""
         raise SpecError(
-            f"training.max_length: got {max_length}; {model.name!r} takes at most {limit} tokens",
-            hint=f"set training.max_length to {limit} or less",
+            f"training.max_length: got {max_length}{beside}; {model.name!r} takes at most {limit} tokens",
+            hint=f"set training.max_length to {limit - virtual} or less"
+            if limit > virtual
+            else "use fewer virtual tokens",
         )
 
 

@@ -27,7 +27,7 @@ from tests.models import MODELS, SHORT, build_base, save_model, sentences
 Case = tuple[str, PreTrainedModel, ModelShape, Configuration]
 
 EXACT_IDENTITY = {
-    *("inttune", "loldu", "lora", "lora_group", "mola", "nlora", "parallel_adapter"),
+    *("dept", "inttune", "loldu", "lora", "lora_group", "mola", "nlora", "parallel_adapter"),
     *("s2_lora", "s2ft", "slora", "sorsa", "ssf", "svfit"),
     *(
         "adalora",
@@ -52,7 +52,7 @@ NEAR_IDENTITY = {
     *("hra", "peft_deft", "vblora"),
 }
 """Drawn from N(0, 0.02) on both sides, as in the paper, or equal up to rounding."""
-NO_IDENTITY = {"c3a", "fourierft", "prefix_tuning"}
+NO_IDENTITY = {"c3a", "fourierft", "p_tuning", "prefix_tuning", "prompt_tuning"}
 """What starts away from the base, as documented; a method that is in none of the three promises nothing."""
 
 SIZES: dict[str, tuple[FieldValue, FieldValue]] = {
@@ -68,6 +68,9 @@ SIZES: dict[str, tuple[FieldValue, FieldValue]] = {
     "nlora": (2, 5),
     "parallel_adapter": (3, 7),
     "prefix_tuning": (1, 4),
+    "dept": (2, 2),
+    "p_tuning": (3, 3),
+    "prompt_tuning": (3, 3),
     "s2_lora": (2, 5),
     "s2ft": (3, 7),
     "serial_adapter": (3, 7),
@@ -125,7 +128,7 @@ def bases() -> dict[str, PreTrainedModel]:
 
 def place(method: str, model: str, shape: ModelShape) -> MethodSetting:
     """`method` with different sizes on the first and the last layer, nothing between."""
-    layers = tuple(sorted({0, shape.n_layers - 1}))
+    layers = (0,) if METHODS[method].at_input else tuple(sorted({0, shape.n_layers - 1}))
     sizes: list[FieldValue] = list(sizes_of(method, shape)[: len(layers)])
     words = next((field.default for field in METHODS[method].fields if field.kind is FieldKind.TARGETS), None)
     targets: dict[str, FieldValue] = {"targets": resolve(words, shape, 0)} if isinstance(words, tuple) else {}

@@ -2,6 +2,7 @@
 
 from autopeft.spaces.methods.binary_adapter import BinaryAdapter
 from autopeft.spaces.methods.binary_lora import BinaryLora
+from autopeft.spaces.methods.dept import Dept
 from autopeft.spaces.methods.inttune import IntTune
 from autopeft.spaces.methods.linear_parallel import LinearParallel
 from autopeft.spaces.methods.linear_series import LinearSeries
@@ -11,10 +12,12 @@ from autopeft.spaces.methods.lora_group import LoraGroup
 from autopeft.spaces.methods.method import AbstractMethod
 from autopeft.spaces.methods.mola import Mola
 from autopeft.spaces.methods.nlora import Nlora
+from autopeft.spaces.methods.p_tuning import PTuning
 from autopeft.spaces.methods.parallel_adapter import ParallelAdapter
 from autopeft.spaces.methods.peft_lora import PeftLora
 from autopeft.spaces.methods.peft_types import PEFT_TYPES
 from autopeft.spaces.methods.prefix_tuning import PrefixTuning
+from autopeft.spaces.methods.prompt_tuning import PromptTuning
 from autopeft.spaces.methods.s2_lora import S2Lora
 from autopeft.spaces.methods.s2ft import S2ft
 from autopeft.spaces.methods.serial_adapter import SerialAdapter
@@ -26,6 +29,7 @@ from autopeft.spaces.methods.svfit import Svfit
 METHODS: dict[str, AbstractMethod] = {
     "binary_adapter": BinaryAdapter(),
     "binary_lora": BinaryLora(),
+    "dept": Dept(),
     "inttune": IntTune(),
     "linear_parallel": LinearParallel(),
     "linear_series": LinearSeries(),
@@ -34,9 +38,11 @@ METHODS: dict[str, AbstractMethod] = {
     "lora_group": LoraGroup(),
     "mola": Mola(),
     "nlora": Nlora(),
+    "p_tuning": PTuning(),
     "parallel_adapter": ParallelAdapter(),
     "peft_lora": PeftLora(),
     "prefix_tuning": PrefixTuning(),
+    "prompt_tuning": PromptTuning(),
     "s2_lora": S2Lora(),
     "s2ft": S2ft(),
     "serial_adapter": SerialAdapter(),

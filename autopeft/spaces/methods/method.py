@@ -66,6 +66,8 @@ class AbstractMethod(ABC):
     """Paper or code the definition follows."""
     learning_rates: ClassVar[RateRange] = ANY_RATES
     """What `learning_rate: auto` searches."""
+    at_input: ClassVar[bool] = False
+    """Whether it acts once, on what the first layer reads, and not in every layer: it counts as part of layer 0."""
     suppressible: ClassVar[bool] = True
     """Whether its response in one layer can be scaled down, as importance sampling of layers probes it."""
 
@@ -80,6 +82,11 @@ class AbstractMethod(ABC):
     def shared_parameters(self, shape: ModelShape, setting: MethodSetting) -> int:
         """Trainable numbers that the layers of `setting` have in common, beside those of each layer; exactly."""
         del shape, setting
+        return 0
+
+    def virtual_tokens(self, setting: MethodSetting) -> int:
+        """Positions that this method adds to every sequence."""
+        del setting
         return 0
 
     @property

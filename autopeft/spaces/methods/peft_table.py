@@ -7,15 +7,18 @@ from typing import Final
 from autopeft.spaces.methods import METHODS
 from autopeft.spaces.methods.bridged import AbstractBridged
 
-OWN: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+OWN: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = MappingProxyType(
     {
+        "P_TUNING": ("p_tuning", "peft's encoder; carried by layer 0, at the input", ()),
+        "PROMPT_TUNING": ("prompt_tuning", "peft's embedding; carried by layer 0, at the input", ()),
         "PREFIX_TUNING": (
             "prefix_tuning",
             "flat, with a length for each layer; T5's attention has no room for a prefix",
+            ("seq2seq",),
         ),
     }
 )
-"""Types that have a method of our own, and what differs."""
+"""Types that have a method of our own, what differs, and the kinds of task that they do not work on."""
 
 OUTSIDE: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -29,8 +32,6 @@ OUTSIDE: Final[Mapping[str, str]] = MappingProxyType(
         "MULTITASK_PROMPT_TUNING": "it needs the number of the task with each row",
         "OSF": "it trains as many numbers as the weight has and projects gradients in hooks of its own",
         "POLY": "it needs the number of the task with each row",
-        "PROMPT_TUNING": "virtual tokens lengthen the sequence, which positions, labels and poolers must know of",
-        "P_TUNING": "virtual tokens lengthen the sequence, which positions, labels and poolers must know of",
         "SHADOW": "it is a second model beside the first",
         "TRAINABLE_TOKENS": "it trains rows of the embedding, which belong to no layer",
         "UNILORA": "one vector is spread over all maps by one shuffle, so no layer has a size of its own",
@@ -65,8 +66,8 @@ def _cells(kind: str, kinds: Sequence[str]) -> list[str]:
     if kind in OUTSIDE:
         return [kind, "", *("no" for _ in kinds), OUTSIDE[kind]]
     if kind in OWN:
-        method, note = OWN[kind]
-        return [kind, f"`{method}`", *("no" if name == "seq2seq" else "yes" for name in kinds), note]
+        method, note, without = OWN[kind]
+        return [kind, f"`{method}`", *("no" if name in without else "yes" for name in kinds), note]
     method = _bridged()[kind]
     return [kind, f"`{method.name}`", *("yes" for _ in kinds), (method.__doc__ or "").split("\n")[0]]
 

@@ -35,6 +35,9 @@ BUILDERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "parallel_adapter": ("parallel", "build_parallel"),
         "binary_adapter": ("binary", "build_binary_adapter"),
         "prefix_tuning": ("prefix", "build_prefix"),
+        "dept": ("prompts", "build_dept"),
+        "prompt_tuning": ("prompts", "build_prompt_tuning"),
+        "p_tuning": ("prompts", "build_p_tuning"),
     }
 )
 """Method name to (module, function), in the order in which methods act where several meet at one module.
@@ -43,6 +46,7 @@ What peft does comes first: its layers add what they make of the frozen map alon
 LoRA, its kin and routed experts are part of the map they update, so scales (`ssf`), adapters in series with the map and
 the serial adapter see their result. What changes a map's input changes it for all that sits on that map. The serial
 adapter comes before the parallel one, so it sees the feed-forward block's own output: z + SA(z) + PA(x).
+What changes the embeddings of the tokens comes before what adds virtual ones.
 """
 
 

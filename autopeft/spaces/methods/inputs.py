@@ -1,0 +1,25 @@
+"""What methods that act on the input embeddings share: the embeddings' width, and where they are."""
+
+from autopeft.errors import ConfigurationError
+from autopeft.spaces.model_shape import ModelShape
+from autopeft.spaces.peft_targets import input_embedding
+
+
+def embedding_width(shape: ModelShape) -> int:
+    """Width of one token's embedding, which some architectures project to the hidden width afterwards."""
+    return input_embedding(shape).sizes[0][1][1] if shape.parts else shape.hidden_size
+
+
+def check_input(method: str, shape: ModelShape, *, layer: int) -> None:
+    """Raise ConfigurationError when a method that acts at the input is on another layer than the first, or there are
+    no token embeddings.
+    """
+    if layer != 0:
+        raise ConfigurationError(
+            f"{method}: acts once, at the input, and counts as part of layer 0; it is on layer {layer}",
+            hint="leave its layers out",
+        )
+    if not shape.vocabulary_size:
+        raise ConfigurationError(
+            f"{method}: this {shape.family} model embeds no tokens", hint=f"leave {method} out, or use a text model"
+        )
