@@ -4,12 +4,21 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final
+from typing import Final, cast
 
 from autopeft.errors import ConfigurationError
 from autopeft.spaces.model_shape import ModelShape
-from autopeft.spaces.peft_counts import SITE_COUNTS, Config, whole
-from autopeft.spaces.peft_targets import Module, input_embedding, pattern_value, saved_modules, targeted
+from autopeft.spaces.peft_counts import SITE_COUNTS, Config, share, whole
+from autopeft.spaces.peft_fields import check_fields
+from autopeft.spaces.peft_targets import (
+    HEAD,
+    Module,
+    ending_in,
+    input_embedding,
+    pattern_value,
+    saved_modules,
+    targeted,
+)
 from autopeft.spaces.suggest import nearest
 
 Count = Callable[[Config, ModelShape], int]
@@ -63,6 +72,7 @@ def count_peft_config(config: Config, shape: ModelShape) -> int:
             f"peft_type: {config.get('peft_type')!r} is not known; known are {', '.join(known)}",
             hint=nearest(kind, known) or "give an adapter_config.json that peft wrote",
         )
+    check_fields(config)
     for field in _UNSUPPORTED:
         if config.get(field):
             raise ConfigurationError(
@@ -133,10 +143,12 @@ def _proportional(config: Config, found: Sequence[Module]) -> int:
 def _beside(config: Config, shape: ModelShape) -> int:
     """Copies of base modules, trained biases and trained rows of the embedding that come with the adapter."""
     count = sum(math.prod(size) for module in saved_modules(config, shape) for _, size in module.sizes)
-    tokens = config.get("trainable_token_indices")
-    if tokens:
-        rows = list(tokens.values()) if isinstance(tokens, Mapping) else [tokens]
-        count += len(rows[0]) * input_embedding(shape).sizes[0][1][1]  # type: ignore[arg-type]  # a list in JSON
+    tokens = config.get("trainable_token_indices") or ()
+    if isinstance(tokens, Mapping):
+        count += sum(len(rows) * _row_width(ending_in(name, shape)) for name, rows in tokens.items())
+        _check_tied("trainable_token_indices", [found.name for name in tokens for found in ending_in(name, shape)])
+    elif tokens:
+        count += len(cast("Sequence[int]", tokens)) * input_embedding(shape).sizes[0][1][1]
     bias = str(config.get("bias", "none"))
     if bias == "all":
         sites = [site for row in shape.layers for site in row if site.bias]
@@ -153,9 +165,14 @@ def _adaption_prompt(config: Config, shape: ModelShape) -> int:
     return layers * (whole(config, "adapter_len", 0) * shape.hidden_size + 1)
 
 
+def _own_layers(shape: ModelShape) -> int:
+    """Layers that peft takes a model to have: those of the encoder, where it has an encoder and a decoder."""
+    return shape.n_layers - shape.decoder_layers
+
+
 def _cartridge(config: Config, shape: ModelShape) -> int:
     rows = whole(config, "num_virtual_tokens", 0) - whole(config, "num_frozen_tokens", 0)
-    return rows * whole(config, "num_layers", shape.n_layers) * 2 * whole(config, "token_dim", shape.kv_size)
+    return rows * whole(config, "num_layers", _own_layers(shape)) * 2 * whole(config, "token_dim", shape.kv_size)
 
 
 def _virtual_tokens(config: Config) -> int:
@@ -178,7 +195,7 @@ def _multitask_prompt_tuning(config: Config, shape: ModelShape) -> int:
 
 def _prefix_tuning(config: Config, shape: ModelShape) -> int:
     tokens, width = whole(config, "num_virtual_tokens", 0), whole(config, "token_dim", shape.kv_size)
-    rows = whole(config, "num_layers", shape.n_layers) * 2 * width
+    rows = whole(config, "num_layers", _own_layers(shape)) * 2 * width
     if not config.get("prefix_projection"):
         return tokens * rows
     hidden = whole(config, "encoder_hidden_size", width)
@@ -203,17 +220,31 @@ def _norms(config: Config, shape: ModelShape) -> int:
 
 
 def _trainable_tokens(config: Config, shape: ModelShape) -> int:
-    rows = config.get("token_indices") or ()
-    assert isinstance(rows, Sequence)
+    rows = cast("Sequence[int]", config.get("token_indices") or ())
     if not config.get("target_modules"):
         return len(rows) * input_embedding(shape).sizes[0][1][1]
-    embeddings = [module for module in targeted(config, shape) if module.linear is None]
-    return len(rows) * sum(module.sizes[0][1][1] for module in embeddings)
+    found = targeted(config, shape)
+    _check_tied("target_modules", [module.name for module in found])
+    return len(rows) * _row_width(found)
+
+
+def _row_width(found: Sequence[Module]) -> int:
+    """Numbers in one row of the weight, all of `found` together."""
+    return sum(module.sizes[0][1][1] for module in found)
+
+
+def _check_tied(field: str, names: Sequence[str]) -> None:
+    """Refuse the head's rows beside others: where its weight is the embedding's, they are trained once."""
+    if HEAD in names and len(names) > 1:
+        raise ConfigurationError(
+            f"{field}: rows of {HEAD} and of the embedding are one where the model ties them, which is not known here",
+            hint=f"leave {HEAD} out where they are tied, or count the built model",
+        )
 
 
 def _lily(config: Config, shape: ModelShape) -> int:
     """A is shared by `stride_A` consecutive layers, B by all layers; every map has its own router."""
-    rank, stride, experts = whole(config, "r", 32), whole(config, "stride_A", 1), whole(config, "num_B", 2)
+    rank, stride, experts = whole(config, "r", 32), whole(config, "stride_A", 1, low=1), whole(config, "num_B", 2)
     targets = config.get("target_modules")
     words = [targets] if isinstance(targets, str) else sorted((str(word) for word in targets or ()), key=len)  # type: ignore[union-attr]  # a list in JSON
     groups: dict[tuple[str, int, int], int] = {}
@@ -230,8 +261,7 @@ def _lily(config: Config, shape: ModelShape) -> int:
 
 def _tinylora(config: Config, shape: ModelShape) -> int:
     """One vector for each group of consecutive maps."""
-    n, tying = len(targeted(config, shape)), config.get("weight_tying") or 0.0
-    assert isinstance(tying, int | float)
+    n, tying = len(targeted(config, shape)), share(config, "weight_tying", 0.0)
     groups = max(1, round(n * (1.0 - tying)))
     size = max(1, n // groups)
     return whole(config, "u", 64) * len({min(index // size, groups - 1) for index in range(n)})

@@ -10,23 +10,26 @@ from typing import Final
 
 from autopeft.errors import ConfigurationError
 from autopeft.spaces.model_shape import Site
+from autopeft.spaces.suggest import nearest
 
 Config = Mapping[str, object]
 """An `adapter_config.json`, or the part of one that a count reads; what is absent has peft's default."""
 SiteCount = Callable[[Config, Site], int]
 
 
-def whole(config: Config, name: str, default: int) -> int:
+def whole(config: Config, name: str, default: int, *, low: int = 0) -> int:
     """The whole number `config[name]`, `default` where it is absent or null.
 
     Raises:
-        ConfigurationError: It is something else.
+        ConfigurationError: It is something else, or below `low`.
     """
     value = config.get(name)
     if value is None:
         return default
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ConfigurationError(f"{name}: {value!r} is no whole number", hint=f"write a number, e.g. {default}")
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise ConfigurationError(
+            f"{name}: {value!r} is no whole number from {low}", hint=f"write a number, e.g. {max(default, low)}"
+        )
     return value
 
 
@@ -149,7 +152,7 @@ def _gralora(config: Config, site: Site) -> int:
 
 
 def _lokr(config: Config, site: Site) -> int:
-    rank, factor = whole(config, "r", 8), whole(config, "decompose_factor", -1)
+    rank, factor = whole(config, "r", 8), whole(config, "decompose_factor", -1, low=-1)
     (out_a, out_b), (in_a, in_b) = factorization(site.d_out, factor), factorization(site.d_in, factor)
     first = rank * (out_a + in_a) if config.get("decompose_both") and rank < max(out_a, in_a) / 2 else out_a * in_a
     return first + (rank * (out_b + in_b) if rank < max(out_b, in_b) / 2 else out_b * in_b)
@@ -161,7 +164,8 @@ def _miss(config: Config, site: Site) -> int:
 
 
 def _oft(config: Config, site: Site) -> int:
-    blocks, size = whole(config, "r", 0), whole(config, "oft_block_size", 32)
+    blocks = whole(config, "r", 0)
+    size = whole(config, "oft_block_size", 32, low=0 if blocks else 1)
     if blocks:
         blocks = nearest_divisor(site.d_in, blocks)
         size = site.d_in // blocks
@@ -172,11 +176,11 @@ def _oft(config: Config, site: Site) -> int:
 
 
 def _osf(config: Config, site: Site) -> int:
-    width, kept = min(site.d_in, site.d_out), config.get("effective_rank")
-    if kept is None:
-        kept = width // 2
+    width = min(site.d_in, site.d_out)
+    kept = share(config, "effective_rank", width // 2)
+    if isinstance(config.get("effective_rank"), int):
+        kept = int(kept)
     rank = width * kept if isinstance(kept, float) and 0 < kept <= 1 else kept
-    assert isinstance(rank, int | float)
     return (width - min(int(rank), width)) * (site.d_in + site.d_out + 1)
 
 
@@ -186,7 +190,8 @@ def _peanut(config: Config, site: Site) -> int:
 
 
 def _poly(config: Config, site: Site) -> int:
-    rank, skills, splits = whole(config, "r", 8), whole(config, "n_skills", 4), whole(config, "n_splits", 1)
+    rank, skills = whole(config, "r", 8), whole(config, "n_skills", 4)
+    splits = whole(config, "n_splits", 1, low=1)
     factors = splits * skills * rank * (site.d_in // splits + site.d_out // splits)
     return factors + whole(config, "n_tasks", 1) * splits * skills
 
@@ -198,13 +203,16 @@ def _psoft(config: Config, site: Site) -> int:
 
 
 def _randlora(config: Config, site: Site) -> int:
-    rank, width = whole(config, "r", 32), min(site.d_in, site.d_out)
+    rank, width = whole(config, "r", 32, low=1), min(site.d_in, site.d_out)
     return ceil(width / rank) * (rank + width)
 
 
 def _road(config: Config, site: Site) -> int:
     angles = {"road_1": site.d_out // 2, "road_2": site.d_out, "road_4": 2 * site.d_out}
-    return 2 * angles[str(config.get("variant", "road_1"))]
+    variant = str(config.get("variant", "road_1"))
+    if variant not in angles:
+        raise ConfigurationError(f"variant: {variant!r} is none of {', '.join(angles)}", hint=nearest(variant, angles))
+    return 2 * angles[variant]
 
 
 def _supertuning(config: Config, site: Site) -> int:
@@ -213,7 +221,7 @@ def _supertuning(config: Config, site: Site) -> int:
 
 
 def _vblora(config: Config, site: Site) -> int:
-    length = whole(config, "vector_length", 256)
+    length = whole(config, "vector_length", 256, low=1)
     return whole(config, "r", 4) * (site.d_in // length + site.d_out // length) * whole(config, "num_vectors", 256)
 
 
@@ -224,7 +232,7 @@ SITE_COUNTS: Final[Mapping[str, SiteCount]] = MappingProxyType(
         "BEFT": lambda config, site: site.d_out,
         "BOFT": _boft,
         "BONE": lambda config, site: whole(config, "r", 64) * site.d_out,
-        "C3A": lambda config, site: site.d_in * site.d_out // whole(config, "block_size", 256),
+        "C3A": lambda config, site: site.d_in * site.d_out // whole(config, "block_size", 256, low=1),
         "DEFT": _deft,
         "DELORA": lambda config, site: _low_rank(config, site, default=8) + 1,
         "FOURIERFT": lambda config, site: whole(config, "n_frequency", 1000),

@@ -62,7 +62,7 @@ def modules(shape: ModelShape, *, head: bool) -> tuple[Module, ...]:
     """Every module of the base model that has parameters, and the language-model head where `head` asks for it."""
     rows = [_from_site(shape, layer, site) for layer, row in enumerate(shape.layers) for site in row]
     rows += [_from_part(shape, part) for part in shape.parts]
-    if head and shape.causal:
+    if head and (shape.causal or shape.decoder_layers):
         site = Site(name=HEAD, d_in=shape.hidden_size, d_out=shape.vocabulary_size, bias=False, role=Role.OTHER)
         rows.append(Module(name=HEAD, bare=HEAD, sizes=(("weight", (site.d_out, site.d_in)),), linear=site))
     return tuple(rows)
@@ -104,6 +104,20 @@ def saved_modules(config: Config, shape: ModelShape) -> tuple[Module, ...]:
         for module in modules(shape, head=True)
         if any(path.endswith(str(ending)) for path in _ancestors(module.name) for ending in endings)
     )
+
+
+def ending_in(word: str, shape: ModelShape) -> tuple[Module, ...]:
+    """The modules whose name ends in `word`.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    found = tuple(module for module in modules(shape, head=True) if module.name.endswith(word))
+    if not found:
+        raise ConfigurationError(
+            f"this {shape.family} model has no module {word!r}", hint="take the configuration of this base model"
+        )
+    return found
 
 
 def input_embedding(shape: ModelShape) -> Part:

@@ -1,6 +1,7 @@
 """Counts from a plain configuration against the models that peft builds, and against published runs."""
 
 import csv
+import dataclasses
 import importlib
 import json
 import os
@@ -21,6 +22,7 @@ from autopeft.errors import ConfigurationError
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.peft_config import count_peft_config, known_peft_types
 from autopeft.spaces.peft_counts import SITE_COUNTS, factorization, nearest_divisor
+from autopeft.spaces.peft_fields import KNOWN
 from autopeft.trainers.job import ModelSpec
 from autopeft.trainers.model import read_shape
 from autopeft.trainers.sites import measure
@@ -208,7 +210,10 @@ def test_a_conv1d_base_is_counted_too() -> None:
     [
         ("LORA", {"target_modules": ["q", "v"], "r": 3}),
         ("LORA", {"target_modules": "all-linear", "r": 2, "rank_pattern": {r"decoder\.block\.1.*\.q": 5}}),
+        ("LORA", {"target_modules": ["q", "lm_head"], "r": 2, "layers_to_transform": [1], "layers_pattern": "block"}),
+        ("LORA", {"target_modules": ["q"], "r": 2, "modules_to_save": ["lm_head"]}),
         ("PROMPT_TUNING", {"num_virtual_tokens": 4}),
+        ("PREFIX_TUNING", {"num_virtual_tokens": 4}),
         ("IA3", {"target_modules": ["k", "wo"], "feedforward_modules": ["wo"]}),
     ],
 )
@@ -230,6 +235,24 @@ def test_a_classifier_is_not_counted() -> None:
     plain = {"peft_type": "LORA", "target_modules": ["query"], "r": 3}
     counted = count_peft_config(plain, shape_of("bert"))
     assert count_peft_config({**plain, "modules_to_save": ["classifier", "score"]}, shape_of("bert")) == counted
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("LORA", {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [1, 2]}}),
+        ("LORA", {"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [1, 2]}}),
+        ("TRAINABLE_TOKENS", {"target_modules": ["lm_head"], "token_indices": [1, 2, 3]}),
+    ],
+)
+def test_trained_rows_count_where_they_are_named(kind: str, fields: dict[str, object]) -> None:
+    counted = count_peft_config({"peft_type": kind, **fields}, shape_of("llama"))
+    assert built_size(base_of("llama", head=True), kind, dict(fields)) == counted
+
+
+def test_every_field_that_peft_writes_is_known() -> None:
+    classes = importlib.import_module("peft.mapping").PEFT_TYPE_TO_CONFIG_MAPPING.values()
+    assert {field.name for kind in classes for field in dataclasses.fields(kind)} == KNOWN
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the folder of published runs is absent")
@@ -263,7 +286,48 @@ def test_oft_sizes_are_adjusted_as_peft_does(dimension: int, wanted: int) -> Non
         ({"peft_type": "SHADOW"}, "SHADOW cannot be counted from its configuration: its size is that of a second"),
         ({"peft_type": "LORA"}, "target_modules: None names no module"),
         ({"peft_type": "LORA", "target_modules": ["q_proj"]}, "this bert model has no module 'q_proj'; its layers"),
-        ({"peft_type": "LORA", "target_modules": ["query"], "r": "8"}, "r: '8' is no whole number"),
+        ({"peft_type": "LORA", "target_modules": ["query"], "r": "8"}, "r: '8' is no whole number from 0"),
+        ({"peft_type": "C3A", "target_modules": ["query"], "block_size": 0}, "block_size: 0 is no whole number from 1"),
+        (
+            {"peft_type": "OFT", "target_modules": ["query"], "oft_block_size": 0},
+            "oft_block_size: 0 is no whole",
+        ),
+        ({"peft_type": "LILY", "target_modules": ["query"], "stride_A": 0}, "stride_A: 0 is no whole number from 1"),
+        ({"peft_type": "POLY", "target_modules": ["query"], "n_splits": 0}, "n_splits: 0 is no whole number from 1"),
+        ({"peft_type": "RANDLORA", "target_modules": ["query"], "r": 0}, "r: 0 is no whole number from 1"),
+        (
+            {"peft_type": "VBLORA", "target_modules": ["query"], "vector_length": 0},
+            "vector_length: 0 is no whole",
+        ),
+        ({"peft_type": "OSF", "target_modules": ["query"], "effective_rank": "x"}, "effective_rank: 'x' is no number"),
+        (
+            {"peft_type": "TINYLORA", "target_modules": ["query"], "weight_tying": []},
+            r"weight_tying: \[\] is no number",
+        ),
+        (
+            {"peft_type": "ROAD", "target_modules": ["query"], "variant": "road_3"},
+            "variant: 'road_3' is none of",
+        ),
+        ({"peft_type": "LORA", "target_modules": 5}, "target_modules: 5 is no name of modules and no list of names"),
+        ({"peft_type": "LORA", "target_modules": "*.query"}, r"target_modules: '\*.query' is no regular expression"),
+        ({"peft_type": "LORA", "target_modules": ["query"], "rank_pattern": {"*": 2}}, r"rank_pattern: '\*' is no reg"),
+        ({"peft_type": "LORA", "target_modules": ["query"], "rank_pattern": [2]}, r"rank_pattern: \[2\] is no mapping"),
+        (
+            {"peft_type": "LORA", "target_modules": ["query"], "layers_to_transform": "0-2"},
+            "layers_to_transform: '0-2' is no list of whole numbers",
+        ),
+        (
+            {"peft_type": "LORA", "target_modules": ["query"], "trainable_token_indices": {"word_embeddings": 1}},
+            "trainable_token_indices: {'word_embeddings': 1} is no list of whole numbers",
+        ),
+        (
+            {"peft_type": "LORA", "target_modules": ["query"], "trainable_token_indices": {"wte": [1]}},
+            "this bert model has no module 'wte'",
+        ),
+        (
+            {"peft_type": "LORA", "target_modules": ["query"], "use_doraa": True},
+            "use_doraa: not a field that is known, so the size of this adapter is not",
+        ),
         ({"peft_type": "SUPERTUNING", "target_modules": ["query"], "sparsity": "x"}, "sparsity: 'x' is no number"),
         (
             {"peft_type": "LORA", "target_modules": ["query"], "target_parameters": ["mlp.w"]},
@@ -279,6 +343,28 @@ def test_oft_sizes_are_adjusted_as_peft_does(dimension: int, wanted: int) -> Non
 def test_what_cannot_be_counted_is_refused(config: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         count_peft_config(config, shape_of("bert"))
+
+
+def test_a_field_of_another_peft_that_says_nothing_is_passed_over() -> None:
+    plain = {"peft_type": "LORA", "target_modules": ["query"], "r": 3}
+    older = {**plain, "merge_weights": False, "enable_lora": None, "some_pattern": {}, "some_list": []}
+    assert count_peft_config(older, shape_of("bert")) == count_peft_config(plain, shape_of("bert"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"peft_type": "TRAINABLE_TOKENS", "target_modules": ["embed_tokens", "lm_head"], "token_indices": [1]},
+        {
+            "peft_type": "LORA",
+            "target_modules": ["q_proj"],
+            "trainable_token_indices": {"embed_tokens": [1], "lm_head": [1]},
+        },
+    ],
+)
+def test_rows_of_a_head_that_may_be_tied_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError, match="rows of lm_head and of the embedding are one where"):
+        count_peft_config(fields, shape_of("llama"))
 
 
 def test_a_model_without_word_embedding_has_no_trained_tokens() -> None:
