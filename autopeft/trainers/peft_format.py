@@ -14,12 +14,16 @@ from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.methods import METHODS
 from autopeft.spaces.methods.bridged import AbstractBridged
 from autopeft.trainers import peft_export, peft_prompts
-from autopeft.trainers.adapters.lora import LoraAdapter, LoraPair
+from autopeft.trainers.adapters.adapter import LoraFactors
 from autopeft.trainers.inject import AdapterSet
 from autopeft.trainers.kinds import CAUSAL, CLASSIFICATION, SEQUENCES, TOKENS
 from autopeft.trainers.model import LoadedModel, head_state
-from autopeft.trainers.saved import AdapterInfo, describe, read_adapter, read_info, write_atomically
+from autopeft.trainers.saved import AdapterInfo, describe, read_adapter, read_info, restore_adapter, write_atomically
 
+FRAMED: Final = ("inttune", "loldu", "nlora", "sorsa", "svfit")
+"""Methods whose update is a LoRA in a frame that only the base weights tell."""
+LORAS: Final = (*FRAMED, "binary_lora", "lora", "lora_group", "s2_lora", "slora")
+"""Methods of our own that are plain LoRA at inference."""
 CONFIG_FILE: Final = "adapter_config.json"
 TENSORS_FILE: Final = "adapter_model.safetensors"
 TASK_TYPES: Final[Mapping[str, str]] = {
@@ -35,7 +39,7 @@ _KEY: Final = "base_model.model."
 
 
 def save_peft(folder: Path, adapters: AdapterSet, *, loaded: LoadedModel) -> Path:
-    """Write an adapter of `lora` or of one bridged method, and the head of `loaded`, for `peft.PeftModel`.
+    """Write an adapter of one method that the format can hold, and the head of `loaded`, for `peft.PeftModel`.
 
     Ranks, alphas and targets that differ by layer become `rank_pattern`, `alpha_pattern` and full module names. Peft
     knows one dropout: where it differs by layer, 0 is written (it does nothing at inference).
@@ -55,12 +59,16 @@ def save_peft(folder: Path, adapters: AdapterSet, *, loaded: LoadedModel) -> Pat
 
 
 def convert_to_peft(source: Path, folder: Path) -> Path:
-    """The same from a folder that `saved.save_adapter` wrote; loads no base model.
+    """The same from a folder that `saved.save_adapter` wrote; loads no base model but for `FRAMED`.
 
     Raises:
         ConfigurationError: As for `check_exportable`.
-        ModelError: `source` is no adapter folder or is damaged.
+        ModelError: `source` is no adapter folder or is damaged, or the base that it needs is not where it was.
     """
+    info = read_info(source)
+    if any(setting.method in FRAMED for setting in info.configuration):
+        restored = restore_adapter(source)
+        return save_peft(folder, restored.adapters, loaded=restored.loaded)
     info, adapters, head = read_adapter(source)
     return _write(folder, adapters, info=info, head=head)
 
@@ -96,9 +104,9 @@ def check_exportable(configuration: Configuration, *, transposed: bool = False) 
         return
     if len(methods) == 1 and isinstance(METHODS.get(methods[0]), AbstractBridged):
         peft_export.check_exportable(configuration.methods[0], transposed=transposed)
-    elif methods != ["lora"]:
+    elif len(methods) != 1 or methods[0] not in LORAS:
         raise ConfigurationError(
-            f"the PEFT format holds lora or one bridged method, this configuration has"
+            f"the PEFT format holds one low-rank or one bridged method, this configuration has"
             f" {', '.join(methods) or 'no adapters'}",
             hint="export in AutoPEFT's own format and load it with autopeft.load; `autopeft methods` marks what is"
             " bridged",
@@ -107,7 +115,7 @@ def check_exportable(configuration: Configuration, *, transposed: bool = False) 
 
 def _write(folder: Path, adapters: AdapterSet, *, info: AdapterInfo, head: Mapping[str, torch.Tensor]) -> Path:
     check_exportable(info.configuration, transposed=info.transposed)
-    if info.configuration.method("lora"):
+    if info.configuration.methods[0].method in LORAS:
         pairs = _pairs(adapters, info)
         tensors: dict[str, torch.Tensor] = {f"{_KEY}{name}.lora_A.weight": pair.a for name, pair in pairs.items()}
         tensors |= {f"{_KEY}{name}.lora_B.weight": pair.b for name, pair in pairs.items()}
@@ -127,13 +135,14 @@ def _write(folder: Path, adapters: AdapterSet, *, info: AdapterInfo, head: Mappi
     return folder
 
 
-def _pairs(adapters: AdapterSet, info: AdapterInfo) -> dict[str, LoraPair]:
+def _pairs(adapters: AdapterSet, info: AdapterInfo) -> dict[str, LoraFactors]:
     """The factors by the full name of their module in the model with its task head."""
-    pairs: dict[str, LoraPair] = {}
+    pairs: dict[str, LoraFactors] = {}
     for _, layer, adapter in adapters.adapters():
-        assert isinstance(adapter, LoraAdapter)
-        for target in adapter.targets:
-            pairs[info.module_name(layer, target)] = adapter.pair(target)
+        for target in adapter.mergeable:
+            factors = adapter.as_lora(target)
+            assert factors is not None, "a method of LORAS"
+            pairs[info.module_name(layer, target)] = factors
     return pairs
 
 
@@ -149,7 +158,7 @@ def _common(info: AdapterInfo) -> dict[str, object]:
     return common | ({"fan_in_fan_out": True} if info.transposed else {})
 
 
-def _config(pairs: Mapping[str, LoraPair]) -> dict[str, object]:
+def _config(pairs: Mapping[str, LoraFactors]) -> dict[str, object]:
     """The fields of `peft.LoraConfig` that say something; peft fills in the rest."""
     ranks = {name: pair.a.shape[0] for name, pair in pairs.items()}
     alphas = {name: pair.alpha for name, pair in pairs.items()}

@@ -156,6 +156,39 @@ def run(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None = N
     return model(input_ids=ids, attention_mask=mask).last_hidden_state
 
 
+ON_MAPS = [name for name, method in METHODS.items() if any(row.kind is FieldKind.TARGETS for row in method.fields)]
+BESIDE = ("lora", "ssf", "s2ft", "oft", "vera", "randlora", "peft_lora", "sorsa", "binary_lora", "glora")
+"""Additive, scaling, on the weight, on the input, on the output: one of each kind of change."""
+
+
+@pytest.mark.parametrize("first", ON_MAPS)
+def test_two_methods_on_one_map_merge_as_they_act(first: str, bases: dict[str, PreTrainedModel]) -> None:
+    base = bases["bert"]
+    shape, linear = measure(base, base.config), base.encoder.layer[0].attention.self.query
+    x, weight = torch.randn(5, 32, generator=torch.Generator().manual_seed(2)), linear.weight.clone()
+    size = METHODS[first].size_field.name
+    here = setting(first, (0,), **{size: sizes_of(first, shape)[0]}, targets=("attention.self.query",))
+    for second in BESIDE:
+        if second == first:
+            continue
+        there = METHODS[second].size_field.name
+        other = setting(second, (0,), **{there: sizes_of(second, shape)[0]}, targets=("attention.self.query",))
+        adapters = inject(base, shape, configuration(here, other), seed=0)
+        disturb(adapters, size=0.1)
+        with torch.no_grad():
+            acting = linear(x)
+            if not all(adapter.mergeable for _, _, adapter in adapters.adapters()):
+                with pytest.raises(ConfigurationError, match="cannot be merged into the base weights"):
+                    merge(adapters, base, shape)
+                adapters.remove()
+                continue
+            merged = merge(adapters, base, shape)
+            difference = (linear(x) - acting).abs().max() / acting.abs().max()
+        merged.unmerge().remove()
+        assert difference < 1e-4, f"{first} beside {second}"
+        assert torch.equal(linear.weight, weight)
+
+
 @pytest.fixture(params=PAIRS, ids=lambda pair: f"{pair[0]}-{pair[1]}")
 def case(request: pytest.FixtureRequest, bases: dict[str, PreTrainedModel]) -> Case:
     method, name = request.param

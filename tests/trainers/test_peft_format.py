@@ -10,11 +10,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import Configuration
+from autopeft.spaces.methods import METHODS
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.trainers.inject import AdapterSet, inject
 from autopeft.trainers.job import ModelSpec
 from autopeft.trainers.model import LoadedModel, load_model, reset_head
-from autopeft.trainers.peft_format import convert_to_peft, save_peft
+from autopeft.trainers.peft_format import LORAS, convert_to_peft, save_peft
 from autopeft.trainers.saved import save_adapter
 from tests.configurations import configuration, setting
 from tests.models import MODELS, save_model, sentences
@@ -94,6 +95,25 @@ def test_a_process_without_autopeft_computes_the_same_logits(tmp_path: Path) -> 
     torch.testing.assert_close(torch.tensor(json.loads(run.stdout)), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("method", LORAS)
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_every_low_rank_method_is_plain_lora_in_peft(method: str, name: str, tmp_path: Path) -> None:
+    loaded = load(name, tmp_path)
+    batch = loaded.tokenizer(sentences(4), return_tensors="pt", padding=True, return_token_type_ids=False)
+    bare = loaded.model(**batch).logits
+    sizes: dict[str, object] = {METHODS[method].size_field.name: [2, 5]}
+    config = configuration(setting(method, (0, 2), targets=MODELS[name].query_value, **sizes))  # type: ignore[arg-type]  # two sizes
+    adapters = trained(loaded, config)
+    expected = loaded.model(**batch).logits
+    save_adapter(tmp_path / "own", adapters, loaded=loaded, task={})
+    convert_to_peft(tmp_path / "own", tmp_path / "peft")
+    assert json.loads((tmp_path / "peft" / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3)
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "peft").eval()
+    torch.testing.assert_close(theirs(**batch).logits, expected, atol=2e-5, rtol=1e-5)
+    assert (expected - bare).abs().max() > 1e-4
+
+
 def test_an_adapter_folder_converts_without_its_base(tmp_path: Path) -> None:
     loaded = load("gpt2", tmp_path)
     adapters = trained(loaded, varied("gpt2", loaded.shape))
@@ -135,7 +155,7 @@ def test_the_configuration_names_full_modules_and_what_differs(tmp_path: Path) -
 def test_several_methods_or_one_of_our_own_are_refused(config: Configuration, named: str, tmp_path: Path) -> None:
     loaded = load("bert", tmp_path)
     adapters = inject(loaded.model, loaded.shape, config, seed=0)
-    message = rf"holds lora or one bridged method, this configuration has {named}.*autopeft\.load"
+    message = rf"holds one low-rank or one bridged method, this configuration has {named}.*autopeft\.load"
     with pytest.raises(ConfigurationError, match=message):
         save_peft(tmp_path / "peft", adapters, loaded=loaded)
     assert not (tmp_path / "peft").exists()

@@ -91,6 +91,18 @@ class Placement:
         return found[0]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraFactors:
+    """An update of one linear map as LoRA: y += alpha / K * b a dropout(x)."""
+
+    a: torch.Tensor
+    """[K, d_in]."""
+    b: torch.Tensor
+    """[d_out, K]."""
+    alpha: float
+    dropout: float = 0.0
+
+
 class AbstractAdapter(nn.Module, ABC):
     """One method at one layer. The base model's modules and state dict stay as they are: only hooks are added."""
 
@@ -110,6 +122,11 @@ class AbstractAdapter(nn.Module, ABC):
 
     def penalty(self) -> torch.Tensor | None:
         """What this adapter adds to the training loss after a forward pass, weighted; None for nothing."""
+        return None
+
+    def as_lora(self, target: str) -> LoraFactors | None:
+        """What it does at the site called `target` as a LoRA, exactly; None for what is none."""
+        del target
         return None
 
     @property

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from autopeft.errors import ModelError
 from autopeft.spaces.model_shape import Site
-from autopeft.trainers.adapters.adapter import Placement
+from autopeft.trainers.adapters.adapter import LoraFactors, Placement
 from autopeft.trainers.adapters.frames import Cut, frame_of
 from autopeft.trainers.adapters.site_updates import AbstractSiteUpdate, SiteUpdates, in_layout
 from autopeft.trainers.sites import LinearLike
@@ -126,6 +126,13 @@ class FramedSite(AbstractSiteUpdate):
 
     def penalty(self) -> torch.Tensor | None:
         return self.orthonormality * self.non_orthonormality() if self.orthonormality else None
+
+    @torch.no_grad()
+    def as_lora(self) -> LoraFactors:
+        """Of rank R, or 2 R where the factors train; only once `derive` has seen the weight."""
+        assert self.frame_left.numel(), "the frame is the weight's"
+        up, down = self.factors()
+        return LoraFactors(a=down.detach(), b=up.detach(), alpha=self.scale * len(down))
 
     @torch.no_grad()
     def fold(

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, Placement
+from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, LoraFactors, Placement
 from autopeft.trainers.sites import Conv1D, LinearLike
 
 
@@ -37,6 +37,11 @@ class LoraPair(nn.Module):
         hidden = functional.linear(dropped, self.a.to(x.dtype)).flatten(0, -2).to(output.dtype)
         b = self.b.to(output.dtype).t()
         return torch.addmm(output.flatten(0, -2), hidden, b, alpha=self.scale).view(output.shape)
+
+    @torch.no_grad()
+    def factors(self) -> LoraFactors:
+        """The pair as it computes now, rounded where its factors are."""
+        return LoraFactors(a=self.a.detach(), b=self.b.detach(), alpha=self.alpha, dropout=self.dropout)
 
     @torch.no_grad()
     def delta(self, linear: LinearLike) -> torch.Tensor:
@@ -73,6 +78,9 @@ class LoraAdapter(AbstractAdapter):
 
             handles.append(layer.get_submodule(target).register_forward_hook(hook))
         return handles
+
+    def as_lora(self, target: str) -> LoraFactors:
+        return self.pair(target).factors()
 
     @property
     def mergeable(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, Placement
+from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, LoraFactors, Placement
 from autopeft.trainers.adapters.lora import LoraPair
 from autopeft.trainers.sites import Conv1D, LinearLike
 
@@ -52,6 +52,10 @@ class LoraGroupAdapter(AbstractAdapter):
 
             handles.append(linear.register_forward_hook(hook))
         return handles
+
+    def as_lora(self, target: str) -> LoraFactors:
+        """One LoRA of the sum of the members' ranks."""
+        return self.pair(target).factors()
 
     @property
     def mergeable(self) -> tuple[str, ...]:

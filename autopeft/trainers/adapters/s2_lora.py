@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from autopeft.spaces.methods.s2_lora import ranks_by_shape
-from autopeft.trainers.adapters.adapter import Placement
+from autopeft.trainers.adapters.adapter import LoraFactors, Placement
 from autopeft.trainers.adapters.site_updates import AbstractSiteUpdate, SiteUpdates, in_layout
 from autopeft.trainers.sites import LinearLike
 
@@ -56,6 +56,11 @@ class SharedPair(AbstractSiteUpdate):
 
     def penalty(self) -> torch.Tensor | None:
         return self.sparsity * self.weights.abs().sum() if self.sparsity else None
+
+    @torch.no_grad()
+    def as_lora(self) -> LoraFactors:
+        a, b = self._parts()
+        return LoraFactors(a=a.clone(), b=b, alpha=self.scale * len(a))
 
     @torch.no_grad()
     def fold(

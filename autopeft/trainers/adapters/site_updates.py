@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from autopeft.errors import AutoPeftError
-from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle
+from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, LoraFactors
 from autopeft.trainers.adapters.site_facts import Need
 from autopeft.trainers.sites import Conv1D, LinearLike
 
@@ -47,6 +47,10 @@ class AbstractSiteUpdate(nn.Module, ABC):
         """
         del linear
 
+    def as_lora(self) -> LoraFactors | None:
+        """The same as a LoRA, exactly; None for what is none."""
+        return None
+
     def penalty(self) -> torch.Tensor | None:
         """This map's part of the training loss, weighted; None for nothing."""
         return None
@@ -83,6 +87,9 @@ class SiteUpdates(AbstractAdapter):
     def penalty(self) -> torch.Tensor | None:
         terms = [term for target in self.targets if (term := self.update(target).penalty()) is not None]
         return torch.stack(terms).sum() if terms else None
+
+    def as_lora(self, target: str) -> LoraFactors | None:
+        return self.update(target).as_lora()
 
     @property
     def mergeable(self) -> tuple[str, ...]:

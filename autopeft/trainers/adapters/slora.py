@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autopeft.trainers.adapters.adapter import Placement
+from autopeft.trainers.adapters.adapter import LoraFactors, Placement
 from autopeft.trainers.adapters.site_updates import AbstractSiteUpdate, SiteUpdates, in_layout
 from autopeft.trainers.sites import LinearLike
 
@@ -31,6 +31,10 @@ class StructuredPair(AbstractSiteUpdate):
         hidden = functional.linear(x, (self.n @ self.a).to(x.dtype)).flatten(0, -2).to(output.dtype)
         b = self.b.to(output.dtype).t()
         return torch.addmm(output.flatten(0, -2), hidden, b, alpha=self.scale).view(output.shape)
+
+    @torch.no_grad()
+    def as_lora(self) -> LoraFactors:
+        return LoraFactors(a=self.n @ self.a, b=self.b.detach(), alpha=self.scale * len(self.a))
 
     @torch.no_grad()
     def fold(
