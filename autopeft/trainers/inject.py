@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, Self, final
+from typing import Final, Self, cast, final
 
 import torch
 from torch import nn
@@ -172,8 +172,8 @@ def merge(adapters: AdapterSet, model: PreTrainedModel, shape: ModelShape) -> "M
         raise ModelError("these adapters are not attached to a model", hint="attach them before merging")
     originals: list[tuple[torch.Tensor, torch.Tensor]] = []
     for linear, weight, bias in _folded(adapters, layers_of(model.base_model, shape)):
-        for tensor, merged in ((linear.weight, weight), (linear.bias, bias)):
-            if merged is not None:
+        for tensor, merged in ((linear.weight, weight), (getattr(linear, "bias", None), bias)):
+            if merged is not None and tensor is not None:
                 originals.append((tensor, tensor.data))
                 tensor.data = merged.to(tensor.dtype)
     adapters.remove()
@@ -185,9 +185,9 @@ def _folded(adapters: AdapterSet, layers: nn.ModuleList) -> list[tuple[LinearLik
     rows: dict[tuple[int, str], tuple[LinearLike, torch.Tensor, torch.Tensor | None]] = {}
     for _, layer, adapter in adapters.adapters():
         for target in adapter.mergeable:
-            linear = layers[layer].get_submodule(target)
-            assert isinstance(linear, LinearLike)
-            bias = None if linear.bias is None else linear.bias.data.float()
+            linear = cast(LinearLike, layers[layer].get_submodule(target))  # or a norm, which has the same two tensors
+            own = getattr(linear, "bias", None)
+            bias = None if own is None else own.data.float()
             _, weight, bias = rows.get((layer, target), (linear, linear.weight.data.float(), bias))
             rows[layer, target] = (linear, *adapter.fold(target, linear, weight, bias))
     return list(rows.values())

@@ -15,6 +15,7 @@ from autopeft.spaces.methods import METHODS
 from autopeft.spaces.methods.bridged import AbstractBridged
 from autopeft.trainers import peft_export, peft_prompts
 from autopeft.trainers.adapters.adapter import LoraFactors
+from autopeft.trainers.adapters.norms import NormAdapter
 from autopeft.trainers.inject import AdapterSet
 from autopeft.trainers.kinds import CAUSAL, CLASSIFICATION, SEQUENCES, TOKENS
 from autopeft.trainers.model import LoadedModel, head_state
@@ -24,6 +25,7 @@ FRAMED: Final = ("inttune", "loldu", "nlora", "sorsa", "svfit")
 """Methods whose update is a LoRA in a frame that only the base weights tell."""
 LORAS: Final = (*FRAMED, "binary_lora", "lora", "lora_group", "s2_lora", "slora")
 """Methods of our own that are plain LoRA at inference."""
+NORMS: Final = "ln_tuning"
 CONFIG_FILE: Final = "adapter_config.json"
 TENSORS_FILE: Final = "adapter_model.safetensors"
 TASK_TYPES: Final[Mapping[str, str]] = {
@@ -100,7 +102,7 @@ def check_exportable(configuration: Configuration, *, transposed: bool = False) 
             in a way that the format has no place for.
     """
     methods = [setting.method for setting in configuration]
-    if len(methods) == 1 and methods[0] in peft_prompts.METHODS_AT_INPUT:
+    if methods == [NORMS] or (len(methods) == 1 and methods[0] in peft_prompts.METHODS_AT_INPUT):
         return
     if len(methods) == 1 and isinstance(METHODS.get(methods[0]), AbstractBridged):
         peft_export.check_exportable(configuration.methods[0], transposed=transposed)
@@ -120,6 +122,8 @@ def _write(folder: Path, adapters: AdapterSet, *, info: AdapterInfo, head: Mappi
         tensors: dict[str, torch.Tensor] = {f"{_KEY}{name}.lora_A.weight": pair.a for name, pair in pairs.items()}
         tensors |= {f"{_KEY}{name}.lora_B.weight": pair.b for name, pair in pairs.items()}
         config = _config(pairs)
+    elif info.configuration.method(NORMS):
+        tensors, config = _norms(adapters, info)
     elif info.configuration.methods[0].method in peft_prompts.METHODS_AT_INPUT:
         exported = peft_prompts.export_prompt(adapters, info)
         tensors, config = dict(exported.tensors), exported.config
@@ -133,6 +137,20 @@ def _write(folder: Path, adapters: AdapterSet, *, info: AdapterInfo, head: Mappi
     text = json.dumps({**_common(info), **config}, indent=2, sort_keys=True) + "\n"
     write_atomically(folder / CONFIG_FILE, text.encode())
     return folder
+
+
+def _norms(adapters: AdapterSet, info: AdapterInfo) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    """Tensors and settings of trained norms."""
+    tensors: dict[str, torch.Tensor] = {}
+    names: list[str] = []
+    for _, layer, adapter in adapters.adapters():
+        assert isinstance(adapter, NormAdapter)
+        for target in adapter.mergeable:
+            names.append(info.module_name(layer, target))
+            tensors |= {
+                f"{_KEY}{names[-1]}.ln_tuning_layers.{key}": row for key, row in adapter.tensors(target).items()
+            }
+    return tensors, {"peft_type": "LN_TUNING", "target_modules": sorted(names)}
 
 
 def _pairs(adapters: AdapterSet, info: AdapterInfo) -> dict[str, LoraFactors]:

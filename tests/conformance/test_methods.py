@@ -27,7 +27,7 @@ from tests.models import MODELS, SHORT, build_base, save_model, sentences
 Case = tuple[str, PreTrainedModel, ModelShape, Configuration]
 
 EXACT_IDENTITY = {
-    *("dept", "inttune", "loldu", "lora", "lora_group", "mola", "nlora", "parallel_adapter"),
+    *("dept", "inttune", "ln_tuning", "loldu", "lora", "lora_group", "mola", "nlora", "parallel_adapter"),
     *("s2_lora", "s2ft", "slora", "sorsa", "ssf", "svfit"),
     *(
         "adalora",
@@ -77,6 +77,7 @@ SIZES: dict[str, tuple[FieldValue, FieldValue]] = {
     "slora": (2, 5),
     "sorsa": (2, 5),
     "ssf": (1, 1),
+    "ln_tuning": (1, 1),
     "svfit": (2, 5),
     **{name: (2, 5) for name in METHODS if isinstance(METHODS[name], AbstractBridged)},
     "adalora": (3, 5),

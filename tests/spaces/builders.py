@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from autopeft.spaces.definition import SpaceDefinition
-from autopeft.spaces.model_shape import ModelShape, Role, Site
+from autopeft.spaces.model_shape import ModelShape, Part, Role, Site
 from autopeft.spaces.space import SearchSpace
 
 ENCODER = (
@@ -73,7 +73,18 @@ def shape(
         base_parameters=110_000_000,
         embedding_parameters=24_000_000,
         causal=False,
+        parts=(
+            Part(name="embeddings.word_embeddings", kind="Embedding", sizes=(("weight", (1000, hidden)),)),
+            *(
+                Part(name=f"encoder.layer.{layer}.output.LayerNorm", kind="LayerNorm", sizes=_norm(hidden))
+                for layer in range(n_layers)
+            ),
+        ),
     )
+
+
+def _norm(hidden: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return ("weight", (hidden,)), ("bias", (hidden,))
 
 
 def bind(

@@ -6,6 +6,7 @@ from autopeft.spaces.methods.dept import Dept
 from autopeft.spaces.methods.inttune import IntTune
 from autopeft.spaces.methods.linear_parallel import LinearParallel
 from autopeft.spaces.methods.linear_series import LinearSeries
+from autopeft.spaces.methods.ln_tuning import LnTuning
 from autopeft.spaces.methods.loldu import Loldu
 from autopeft.spaces.methods.lora import Lora
 from autopeft.spaces.methods.lora_group import LoraGroup
@@ -33,6 +34,7 @@ METHODS: dict[str, AbstractMethod] = {
     "inttune": IntTune(),
     "linear_parallel": LinearParallel(),
     "linear_series": LinearSeries(),
+    "ln_tuning": LnTuning(),
     "loldu": Loldu(),
     "lora": Lora(),
     "lora_group": LoraGroup(),

@@ -9,6 +9,7 @@ from autopeft.spaces.methods.bridged import AbstractBridged
 
 OWN: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = MappingProxyType(
     {
+        "LN_TUNING": ("ln_tuning", "every norm of a layer, by layer", ()),
         "P_TUNING": ("p_tuning", "peft's encoder; carried by layer 0, at the input", ()),
         "PROMPT_TUNING": ("prompt_tuning", "peft's embedding; carried by layer 0, at the input", ()),
         "PREFIX_TUNING": (
@@ -28,7 +29,6 @@ OUTSIDE: Final[Mapping[str, str]] = MappingProxyType(
         "CPT": "it needs the token numbers of a prompt written for one data set",
         "FROD": "it decomposes the weights of all layers together, so no layer can have a size of its own",
         "LILY": "it mixes experts by an average over the tokens of a batch, so padding changes a result",
-        "LN_TUNING": "it trains norms, and the memory model knows adapters at linear maps only",
         "MULTITASK_PROMPT_TUNING": "it needs the number of the task with each row",
         "OSF": "it trains as many numbers as the weight has and projects gradients in hooks of its own",
         "POLY": "it needs the number of the task with each row",

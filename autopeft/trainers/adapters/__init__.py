@@ -29,6 +29,7 @@ BUILDERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "sorsa": ("sorsa", "build_sorsa"),
         "s2ft": ("s2ft", "build_s2ft"),
         "ssf": ("ssf", "build_ssf"),
+        "ln_tuning": ("norms", "build_ln_tuning"),
         "linear_series": ("linear_bottleneck", "build_linear_series"),
         "linear_parallel": ("linear_bottleneck", "build_linear_parallel"),
         "serial_adapter": ("serial", "build_serial"),
