@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from autopeft.trainers import metrics
-from autopeft.trainers.batches import Batch
+from autopeft.trainers.batches import AnyBatch
 from autopeft.trainers.rows import LabelKind
 from autopeft.trainers.task_kind import Task, cross_entropy
 from autopeft.trainers.text_tasks import token_outputs, token_statistics
@@ -36,7 +36,7 @@ def _encode_sequences(
     return rows
 
 
-def _sequence_outputs(model: "PreTrainedModel", batch: Batch, device: "torch.device") -> "Outputs":
+def _sequence_outputs(model: "PreTrainedModel", batch: AnyBatch, device: "torch.device") -> "Outputs":
     """Logits `[N, V]` of the target tokens, each given the ones before it, and the tokens `[N]`."""
     import torch
 
