@@ -54,11 +54,11 @@ _POST = Family(block=Block.POST_NORM)
 _PLAIN = Family(block=Block.PRE_NORM)
 _LLAMA = Family(block=Block.PRE_NORM, rms=True, rotary=True, float_softmax=True)
 _NEOX = Family(block=Block.PARALLEL, rotary=True, float_softmax=True)
-_VIT = replace(_PLAIN, float_softmax=True, masked=False)
+_VIT = replace(_PLAIN, float_softmax=True, masked=False, head_keeps_all=True)
 _FAMILIES: Mapping[str, Family] = {
-    "beit": _VIT,
+    "beit": replace(_VIT, head_keeps_all=False),
     "deit": _VIT,
-    "dinov2": _VIT,
+    "dinov2": replace(_VIT, head_keeps_all=False, float_softmax=False),
     "distilbert": replace(_POST, head_keeps_all=True),
     "falcon": Family(block=Block.PARALLEL, rotary=True, shared_norm=True, plain_fused=True),
     "gemma2": replace(_LLAMA, double_norms=True, capped=True),
