@@ -31,12 +31,14 @@ from autopeft.trainers.checkpoint import (
 )
 from autopeft.trainers.image_reader import ImageReader
 from autopeft.trainers.job import ModelSpec
-from autopeft.trainers.kinds import AUTO_CLASSES, IMAGES, KINDS, LANGUAGE, check_kind
+from autopeft.trainers.kinds import AUTO_CLASSES, IMAGES, KINDS, LANGUAGE, SEQUENCES, check_kind
 from autopeft.trainers.sites import measure, reads_images
 
 _TOKENIZER_FILES: Final = (
     "the folder needs tokenizer.json (or the vocabulary files of its tokenizer) beside config.json"
 )
+_LANGUAGE_FIRST: Final = ("mbart", "plbart")
+"""Families whose decoder begins with the last token of the target, its language."""
 _FILLERS: Final = 2
 """Tokens that transformers makes up besides the special ones when a folder has no vocabulary."""
 
@@ -125,6 +127,8 @@ def load_model(spec: ModelSpec, *, kind: str, n_labels: int | None) -> LoadedMod
     if tokenizer is not None:
         for config in (model.config, model.config.get_text_config()):
             config.pad_token_id = tokenizer.pad_token_id
+    if kind == SEQUENCES:
+        _settle_decoder_start(model, place=place_of(spec))
     model.requires_grad_(False).eval()
     head_names = () if kind in LANGUAGE else _head_names(model, missing, place=place_of(spec))
     for name in head_names:
@@ -160,6 +164,35 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
             hint="set pad_token in its tokenizer_config.json",
         )
     return tokenizer
+
+
+def decoder_inputs(model: PreTrainedModel, labels_BS: torch.Tensor) -> torch.Tensor:
+    """What the decoder reads while it learns to write `labels_BS` (-100 is padding): the same, one place later.
+
+    By the model's own rule where it has one: mBART begins with the language that ends the target.
+    """
+    own = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if own is not None:
+        return own(labels=labels_BS)
+    read_BS = labels_BS.new_full(labels_BS.shape, model.config.decoder_start_token_id)
+    read_BS[:, 1:] = labels_BS[:, :-1]
+    return read_BS.masked_fill_(read_BS == -100, model.config.pad_token_id)
+
+
+def _settle_decoder_start(model: PreTrainedModel, *, place: str) -> None:
+    """Put the token that a decoder begins with where its rule looks for it.
+
+    Raises:
+        ModelError: Nothing names it.
+    """
+    known = (getattr(config, "decoder_start_token_id", None) for config in (model.config, model.generation_config))
+    start = next((token for token in known if token is not None), None)
+    if start is None and model.config.model_type not in _LANGUAGE_FIRST:
+        raise ModelError(
+            f"{place}: config.json names no decoder_start_token_id, the token that its decoder begins with",
+            hint="add it; for T5 it is pad_token_id, for BART eos_token_id",
+        )
+    model.config.decoder_start_token_id = start
 
 
 def head_parameters(loaded: LoadedModel) -> dict[str, nn.Parameter]:

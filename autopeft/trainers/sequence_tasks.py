@@ -3,7 +3,7 @@
 Letters: B rows, S target tokens, V vocabulary, N target tokens of the batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from autopeft.trainers import metrics
@@ -40,9 +40,10 @@ def _sequence_outputs(model: "PreTrainedModel", batch: AnyBatch, device: "torch.
     """Logits `[N, V]` of the target tokens, each given the ones before it, and the tokens `[N]`."""
     import torch
 
+    from autopeft.trainers.model import decoder_inputs
+
     labels_BS = torch.from_numpy(batch.targets).to(device, non_blocking=True)
-    shift = cast("Callable[[torch.Tensor], torch.Tensor]", model.prepare_decoder_input_ids_from_labels)
-    return token_outputs(model, batch, device, decoder_input_ids=shift(labels_BS))
+    return token_outputs(model, batch, device, decoder_input_ids=decoder_inputs(model, labels_BS))
 
 
 SEQUENCES = Task(
