@@ -1,4 +1,4 @@
-"""Tiny base models with random weights, by architecture: two or three layers, a width of 32, a word tokenizer."""
+"""Tiny base models with random weights, by architecture: two or three layers, a width of 32, words or small images."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModel, BaseImageProcessor, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 WORDS = tuple(
     a + b
@@ -19,6 +19,7 @@ SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
 VOCABULARY_SIZE = len(SPECIAL) + len(WORDS)
 HIDDEN = 32
 N_LAYERS = 3
+IMAGE_SIZE, PATCH_SIZE = 12, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +57,21 @@ def _plain(name: str, **fields: object) -> Callable[[], PretrainedConfig]:
     return _config(name, **(sizes | fields))
 
 
+def _vision(name: str, **fields: object) -> Callable[[], PretrainedConfig]:
+    sizes: dict[str, object] = {
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": N_LAYERS,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "image_size": IMAGE_SIZE,
+        "patch_size": PATCH_SIZE,
+    }
+    return lambda: getattr(transformers, name)(**(sizes | fields))
+
+
 _BERT = ("attention.self.query", "attention.self.value")
 _LLAMA = ("self_attn.q_proj", "self_attn.v_proj")
+_VIT = ("attention.q_proj", "attention.v_proj")
 
 MODELS: Mapping[str, TinyModel] = {
     "bert": TinyModel(config=_plain("BertConfig"), query_value=_BERT),
@@ -148,7 +162,17 @@ MODELS: Mapping[str, TinyModel] = {
     ),
     "starcoder2": TinyModel(config=_plain("Starcoder2Config", num_key_value_heads=2), causal=True, query_value=_LLAMA),
 }
+"""Models of text."""
 
+IMAGE_MODELS: Mapping[str, TinyModel] = {
+    "vit": TinyModel(config=_vision("ViTConfig"), query_value=_VIT),
+    "deit": TinyModel(config=_vision("DeiTConfig"), query_value=_VIT),
+    "beit": TinyModel(config=_vision("BeitConfig", use_relative_position_bias=True), query_value=_VIT),
+    "dinov2": TinyModel(config=_vision("Dinov2Config"), query_value=_VIT),
+}
+"""Models of images of `IMAGE_SIZE`."""
+
+EVERY: Mapping[str, TinyModel] = {**MODELS, **IMAGE_MODELS}
 
 SHORT = ("bert", "roberta", "distilbert", "modernbert", "llama", "gpt2")
 """Rows for tests that are too slow for the whole table."""
@@ -175,9 +199,23 @@ def tokenizer(*, model_max_length: int = 64) -> PreTrainedTokenizerFast:
     )
 
 
+def image_processor() -> BaseImageProcessor:
+    """For the models that read images."""
+    return transformers.ViTImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+
+
+def example(model: PreTrainedModel, *, n: int = 2, length: int = 7, seed: int = 1) -> dict[str, torch.Tensor]:
+    """Inputs of random words, or of random images where the model reads images."""
+    generator = torch.Generator().manual_seed(seed)
+    if model.main_input_name == "pixel_values":
+        return {"pixel_values": torch.randn(n, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator).to(model.dtype)}
+    ids = torch.randint(5, 50, (n, length), generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
 def build_base(name: str, *, seed: int = 0, attention: str | None = None) -> PreTrainedModel:
     """The bare base model of a row, random weights from `seed`, eval mode, frozen."""
-    config = MODELS[name].config()
+    config = EVERY[name].config()
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         options = {} if attention is None else {"attn_implementation": attention}
@@ -187,10 +225,10 @@ def build_base(name: str, *, seed: int = 0, attention: str | None = None) -> Pre
 
 
 def save_model(name: str, folder: Path, *, seed: int = 0, language_model: bool = False) -> Path:
-    """Write the model of a row and its tokenizer as `save_pretrained` does; returns `folder`.
+    """Write the model of a row and its tokenizer, or image processor, as `save_pretrained` does; returns `folder`.
 
     Args:
-        name: A key of `MODELS`.
+        name: A key of `EVERY`.
         folder: Made when it does not exist.
         seed: Of the weights.
         language_model: With its language-model head, for `causal-lm`.
@@ -198,10 +236,10 @@ def save_model(name: str, folder: Path, *, seed: int = 0, language_model: bool =
     auto = transformers.AutoModelForCausalLM if language_model else AutoModel
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        model = auto.from_config(MODELS[name].config())
+        model = auto.from_config(EVERY[name].config())
         _roughen(model)
     model.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    (image_processor() if name in IMAGE_MODELS else tokenizer()).save_pretrained(folder)
     return folder
 
 

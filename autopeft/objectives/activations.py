@@ -284,7 +284,8 @@ def _keep_fused(walk: _Walk, flags: Mapping[Role, bool], *, n_prefix: int, one_m
     if not one_map or copied:
         walk.keep("value", keys)
     _keep_query_norm(walk, flags)
-    walk.keep("mask", walk.n_tokens * n_keys)
+    if walk.family.masked:
+        walk.keep("mask", walk.n_tokens * n_keys)
     walk.keep("context", query)
     walk.keep("log.sum", walk.n_tokens * shape.n_heads, bytes_each=FLOAT32)
 

@@ -46,13 +46,19 @@ class Family:
     """Attention and feed-forward read one norm's output (GPT-J, Phi, Falcon)."""
     head_keeps_all: bool = False
     """The classification head reads a view of the last hidden states, which keeps all of them."""
+    masked: bool = True
+    """Fused attention is given a mask; images have no padding to hide."""
 
 
 _POST = Family(block=Block.POST_NORM)
 _PLAIN = Family(block=Block.PRE_NORM)
 _LLAMA = Family(block=Block.PRE_NORM, rms=True, rotary=True, float_softmax=True)
 _NEOX = Family(block=Block.PARALLEL, rotary=True, float_softmax=True)
+_VIT = replace(_PLAIN, float_softmax=True, masked=False, head_keeps_all=True)
 _FAMILIES: Mapping[str, Family] = {
+    "beit": replace(_VIT, head_keeps_all=False),
+    "deit": _VIT,
+    "dinov2": replace(_VIT, head_keeps_all=False, float_softmax=False),
     "distilbert": replace(_POST, head_keeps_all=True),
     "falcon": Family(block=Block.PARALLEL, rotary=True, shared_norm=True, plain_fused=True),
     "gemma2": replace(_LLAMA, double_norms=True, capped=True),
@@ -65,15 +71,18 @@ _FAMILIES: Mapping[str, Family] = {
     "phi": replace(_NEOX, kept=4.0, shared_norm=True),
     "qwen3": replace(_LLAMA, query_norm=True),
     "starcoder2": replace(_PLAIN, kept=1.0, rotary=True, float_softmax=True),
+    "vit": _VIT,
 }
 
 
 def family_of(shape: ModelShape) -> Family:
-    """The row of the architecture; an unknown one is a Llama when it is causal and gated, a GPT-2 with a plain
-    activation when it is only causal, a BERT otherwise.
+    """The row of the architecture; an unknown one is a ViT when it reads images, a Llama when it is causal and gated, a
+    GPT-2 with a plain activation when it is only causal, a BERT otherwise.
     """
     if shape.family in _FAMILIES:
         return _FAMILIES[shape.family]
+    if shape.image is not None:
+        return _VIT
     roles = {site.role for site in shape.layers[0]}
     if not shape.causal:
         return _POST

@@ -51,6 +51,18 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageInput:
+    """What a model that reads images is given, and what it makes of one."""
+
+    n_channels: int
+    height: int
+    """Pixels, as its image processor makes them."""
+    width: int
+    n_tokens: int
+    """Rows of the hidden states of one image: its patches and the special tokens before them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
     """A base model as the search sees it; picklable, hashable, JSON both ways."""
 
@@ -65,6 +77,7 @@ class ModelShape:
     n_kv_heads: int
     head_dim: int
     vocabulary_size: int
+    """0 for a model that reads no text."""
     base_parameters: int
     """Parameters of the bare base model (no task head), tied tensors counted once."""
     embedding_parameters: int
@@ -77,6 +90,8 @@ class ModelShape:
     of both lists, the encoder's first, with `+` between them."""
     parts: tuple[Part, ...] = ()
     """Everything with parameters that `layers` does not list, in module order; empty in shapes of an old version."""
+    image: ImageInput | None = None
+    """For a model that reads images; None for one that reads text."""
 
     @property
     def n_layers(self) -> int:
@@ -101,17 +116,20 @@ class ModelShape:
         raise KeyError(name)
 
     def to_json(self) -> dict[str, object]:
-        return asdict(self)
+        data = asdict(self)
+        return data if self.image is not None else {name: value for name, value in data.items() if name != "image"}
 
     @classmethod
     def from_json(cls, data: Json) -> "ModelShape":
         fields = dict(data)
         rows = fields.pop("layers")
         parts = fields.pop("parts", ())
+        image = fields.pop("image", None)
         assert isinstance(rows, (list, tuple))
         assert isinstance(parts, (list, tuple))
         layers = tuple(tuple(Site(**{**site, "role": Role(site["role"])}) for site in row) for row in rows)
-        return cls(layers=layers, parts=tuple(_read_part(row) for row in parts), **fields)  # type: ignore[arg-type]  # JSON values checked by the dataclass users
+        read = None if image is None else ImageInput(**image)  # type: ignore[arg-type]  # as `to_json` wrote it
+        return cls(layers=layers, parts=tuple(_read_part(row) for row in parts), image=read, **fields)  # type: ignore[arg-type]  # JSON values checked by the dataclass users
 
 
 def _read_part(row: Json) -> Part:

@@ -59,6 +59,7 @@ def bind_study(spec: StudySpec) -> BoundStudy:
     Raises:
         InputError: Data, labels, model, targets, sizes or constraints are not usable; the message names the place.
     """
+    from autopeft.trainers.checkpoint import load_image_reader
     from autopeft.trainers.kinds import check_kind
     from autopeft.trainers.model import read_shape
     from autopeft.trainers.trainer import check_length
@@ -67,12 +68,15 @@ def bind_study(spec: StudySpec) -> BoundStudy:
     _check_active(spec)
     data = check_task(spec.task, seed=spec.training.seed)
     shape = read_shape(spec.model)
-    check_kind(spec.task.kind, shape, place=f"model {spec.model.name!r}")
+    check_kind(spec.task.kind, shape, place=f"model {spec.model.name!r}", custom_code=spec.model.trust_remote_code)
+    if shape.image is not None:
+        load_image_reader(spec.model)
     sequences = len(data.classes) if spec.task.kind == "multiple-choice" else 1
     n_labels = _n_labels(spec, data)
     _check_rate(spec, head=n_labels is not None)
     space = _bind_space(spec, shape, n_labels=n_labels, sequences=sequences)
-    check_length(spec.model, spec.training.max_length, virtual=most_virtual_tokens(space.structure))
+    if shape.image is None:
+        check_length(spec.model, spec.training.max_length, virtual=most_virtual_tokens(space.structure))
     return BoundStudy(spec=spec, space=space, data=data)
 
 
@@ -80,7 +84,7 @@ def _bind_space(spec: StudySpec, shape: ModelShape, *, n_labels: int | None, seq
     memory = PredictedMemory(
         shape=_as_trained(spec, shape),
         batch_size=spec.training.batch_size,
-        length=spec.training.max_length,
+        length=_longest(spec, shape),
         n_labels=n_labels,
         optimizer=spec.training.optimizer,
         sequences=sequences,
@@ -100,6 +104,11 @@ def _ruled_settings(training: TrainingSettings) -> dict[str, Scalar]:
     return {name: getattr(training, name) for name in RULED_SETTINGS if getattr(training, name) != getattr(plain, name)}
 
 
+def _longest(spec: StudySpec, shape: ModelShape) -> int:
+    """Tokens of the longest row there may be."""
+    return spec.training.max_length if shape.image is None else shape.image.n_tokens
+
+
 def _as_trained(spec: StudySpec, shape: ModelShape) -> ModelShape:
     """`shape` with the dtype and attention that a trainer on a machine like this one chooses."""
     import torch
@@ -107,7 +116,7 @@ def _as_trained(spec: StudySpec, shape: ModelShape) -> ModelShape:
     from autopeft.trainers.precision import fit_model
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fitted = fit_model(spec.model, spec.training.precision, device=device, max_length=spec.training.max_length)
+    fitted = fit_model(spec.model, spec.training.precision, device=device, max_length=_longest(spec, shape))
     return replace(shape, dtype=fitted.dtype or shape.dtype, attention=fitted.attention or shape.attention)
 
 

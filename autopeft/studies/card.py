@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from autopeft.objectives.front import FrontPoint
 from autopeft.spaces.model_shape import ModelShape
-from autopeft.studies.describe import describe, human_bytes, human_seconds
+from autopeft.studies.describe import describe, human_bytes, human_seconds, short_path
 from autopeft.studies.spec import StudySpec
 
 _LOAD_OWN = """\
@@ -23,7 +23,7 @@ def render_card(facts: Mapping[str, object], spec: StudySpec, shape: ModelShape,
     source = (
         f"{data.hub} ({data.name})"
         if data.hub
-        else ", ".join(_file(path) for path in (data.train, data.validation) if path)
+        else ", ".join(short_path(path) for path in (data.train, data.validation) if path)
     )
     sections = [
         _front_matter(facts, spec),
@@ -31,8 +31,7 @@ def render_card(facts: Mapping[str, object], spec: StudySpec, shape: ModelShape,
         f"An adapter for `{spec.model.name}`, found by an AutoPEFT search.",
         f"**Configuration**: {describe(point.configuration, shape)}",
         _numbers(facts, spec, point),
-        f"**Data**: {source}; texts from {', '.join(f'`{column}`' for column in spec.task.text)}"
-        + (f", labels from `{spec.task.label}`." if spec.task.label else "."),
+        f"**Data**: {source}; {_columns(spec)}.",
         f"**Search**: `{spec.search.engine}`, seed {spec.search.seed}, {spec.search.trials} trials;"
         f" this trial was trained for {point.measurement.epoch} epochs with seed {facts['seed']}. The validation score"
         " chose this point among many and is therefore optimistic; the held-out rows were scored once, afterwards."
@@ -42,6 +41,12 @@ def render_card(facts: Mapping[str, object], spec: StudySpec, shape: ModelShape,
         "**Versions**: " + ", ".join(f"{name} {number}" for name, number in _mapping(facts["versions"]).items()),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _columns(spec: StudySpec) -> str:
+    columns = spec.task.text or (spec.task.image,)
+    read = f"{'texts' if spec.task.text else 'images'} from {', '.join(f'`{column}`' for column in columns)}"
+    return read + (f", labels from `{spec.task.label}`" if spec.task.label else "")
 
 
 def _front_matter(facts: Mapping[str, object], spec: StudySpec) -> str:
@@ -71,16 +76,12 @@ def _loading(facts: Mapping[str, object], spec: StudySpec) -> str:
 
     n_labels = _mapping(facts["task"]).get("n_labels")
     auto = AUTO_CLASSES[spec.task.kind].__name__
-    labels = f", num_labels={n_labels}" if n_labels else ""
+    labels = f", num_labels={n_labels}, ignore_mismatched_sizes=True" if n_labels else ""
     return _LOAD_PEFT.format(auto=auto, model=spec.model.name, labels=labels, folder="this-folder")
 
 
 def _score(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else "-"
-
-
-def _file(path: str) -> str:
-    return path.replace("\\", "/").rpartition("/")[2]
 
 
 def _mapping(value: object) -> Mapping[str, object]:

@@ -11,7 +11,9 @@ PLACES = ("model.name", "task.data.train", "task.data.validation", "task.data.te
 
 
 def content_of(spec: StudySpec) -> dict[str, str]:
-    """For each of `PLACES`: digits of the SHA-256 of the file, of the model's configuration, or the hub id itself."""
+    """For each of `PLACES`: digits of the SHA-256 of the file, of the model's configuration, of the names and sizes of
+    the files in a folder of images, or the hub id itself.
+    """
     data = spec.task.data
     named = dict(zip(PLACES, (spec.model.name, data.train, data.validation, data.test), strict=True))
     return {place: _identity(name) for place, name in named.items() if name is not None}
@@ -31,6 +33,9 @@ def _identity(name: str) -> str:
     if config.is_file():
         weights = sorted(f"{file.name}:{file.stat().st_size}" for file in path.glob("*.safetensors"))
         return hashlib.sha256((_seal(config) + ",".join(weights)).encode()).hexdigest()[:16]
+    if path.is_dir():
+        files = sorted(f"{file.relative_to(path).as_posix()}:{file.stat().st_size}" for file in path.rglob("*.*"))
+        return hashlib.sha256("\n".join(files).encode()).hexdigest()[:16]
     return name
 
 

@@ -213,6 +213,12 @@ def human_value(objective: Objective, value: float) -> str:
     return f"{value:.4f}" if abs(value) < 100 else f"{value:,.2f}"
 
 
+def short_path(path: str) -> str:
+    """A file's name; of a folder the last two names, e.g. `pets/train`."""
+    parts = [part for part in path.replace("\\", "/").split("/") if part]
+    return parts[-1] if "." in parts[-1] else "/".join(parts[-2:])
+
+
 def layer_sizes(setting: MethodSetting, n_layers: int) -> list[Scalar]:
     """The method's size at each of `n_layers` layers, 0 where it is absent, 1 for a method without a size."""
     size = _size_field(setting)

@@ -48,7 +48,7 @@ def estimate(model: str, file: Path, *, batch_size: int, sequence_length: int, d
             `adapter_config.json`: its parameters are exact for every type, its activations those of LoRA on the same
             modules (of prefixes where it adapts no module).
         batch_size: Rows of a training batch.
-        sequence_length: Tokens of its longest row.
+        sequence_length: Tokens of its longest row; a model that reads images makes of each as many as it does.
         dtype: Of the frozen weights; None takes the checkpoint's.
 
     Raises:
@@ -63,9 +63,8 @@ def estimate(model: str, file: Path, *, batch_size: int, sequence_length: int, d
     written = read_configuration_file(file)
     foreign = "peft_type" in written
     chosen = _alike(written, shape) if foreign else configuration(written, shape)
-    memory = predict_memory(
-        shape, chosen, batch_size=batch_size, length=sequence_length, n_labels=None if shape.causal else 2
-    )
+    length = sequence_length if shape.image is None else shape.image.n_tokens
+    memory = predict_memory(shape, chosen, batch_size=batch_size, length=length, n_labels=None if shape.causal else 2)
     counted = count_parameters(chosen, shape).total
     parameters = count_peft_config(written, shape) if foreign else counted
     line = describe(chosen, shape)

@@ -77,13 +77,17 @@ def _task(file: StudyFile, document: Document, folder: Path | None) -> TaskSpec:
         )
     if data["hub"] is None:
         data |= {split: resolve_path(data[split], folder=folder) for split in SPLITS if data[split] is not None}
-    text = (section.text,) if isinstance(section.text, str) else tuple(section.text)
-    if not 1 <= len(text) <= 2 and section.kind != "multiple-choice":
+    reads = "image" if section.kind == "image-classification" else "text"
+    if getattr(section, reads) is None:
+        raise SpecError(f"{document.place(('task', reads))}: missing", hint=f"add `task.{reads}: ...`")
+    text = (section.text,) if isinstance(section.text, str) else tuple(section.text or ())
+    if reads == "text" and not 1 <= len(text) <= 2 and section.kind != "multiple-choice":
         raise SpecError(f"{document.place(('task', 'text'))}: got {len(text)} columns; one or two are needed")
     return TaskSpec(
         kind=section.kind,
         data=DataSpec(**data),
         text=text,
+        image=section.image,
         label=section.label,
         metric=section.metric,
         extra_metrics=tuple(section.extra_metrics),

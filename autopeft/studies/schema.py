@@ -55,9 +55,17 @@ class DataSection(_Section):
 
 
 class TaskSection(_Section):
-    kind: Literal["text-classification", "token-classification", "multiple-choice", "causal-lm", "seq2seq"]
+    kind: Literal[
+        "text-classification",
+        "token-classification",
+        "multiple-choice",
+        "causal-lm",
+        "seq2seq",
+        "image-classification",
+    ]
     data: DataSection
-    text: str | list[str]
+    text: str | list[str] | None = None
+    image: str | None = None
     label: str | None = None
     metric: str
     extra_metrics: list[str] = []

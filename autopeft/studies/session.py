@@ -8,6 +8,7 @@ from pathlib import Path
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.studies.bind import BoundStudy, bind_study
 from autopeft.studies.content import content_of, data_digest
+from autopeft.studies.describe import short_path
 from autopeft.studies.events import Listener, Noted, StopReason
 from autopeft.studies.load import load_spec, spec_from_mapping
 from autopeft.studies.notes import StudyInfo
@@ -98,7 +99,7 @@ def study_info(spec: StudySpec, shape: ModelShape) -> StudyInfo:
         objectives=spec.objectives,
         model=spec.model.name,
         task=spec.task.kind,
-        data=named or ", ".join(Path(path).name for path in files),
+        data=named or ", ".join(short_path(path) for path in files),
         data_digest=data_digest(content_of(spec)),
         shape=shape,
         settings={
@@ -106,6 +107,6 @@ def study_info(spec: StudySpec, shape: ModelShape) -> StudyInfo:
             "seed": spec.search.seed,
             "epochs": spec.training.epochs,
             "batch_size": spec.training.batch_size,
-            "max_length": spec.training.max_length,
+            **({"max_length": spec.training.max_length} if shape.image is None else {"tokens": shape.image.n_tokens}),
         },
     )

@@ -48,7 +48,9 @@ class StudySpec:
 
     def to_mapping(self) -> dict[str, object]:
         """The study file this came from, complete with defaults; `autopeft.studies.load.to_spec` reads it back."""
-        task = _given(asdict(self.task)) | {"data": _given(asdict(self.task.data)), "text": list(self.task.text)}
+        task = _given(asdict(self.task)) | {"data": _given(asdict(self.task.data))}
+        text = {"text": list(self.task.text)} if self.task.text else {}
+        task = {key: value for key, value in task.items() if key != "text"} | text
         return {
             "study": self.study,
             "model": _given(asdict(self.model)),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autopeft.trainers.pixels import ImageBatch, PixelSplit
 from autopeft.trainers.tokens import TokenizedSplit
 
 IntArray = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -35,6 +36,11 @@ class Batch:
     tag) or `[B, target tokens]`, with -100 where there is none."""
     tokens: int
     """Tokens that are no padding."""
+
+
+AnyBatch = Batch | ImageBatch
+EncodedSplit = TokenizedSplit | PixelSplit
+"""A split as the model reads it."""
 
 
 def training_batches(lengths: IntArray, batch_size: int, *, seed: int, epoch: int) -> list[IntArray]:
@@ -143,7 +149,7 @@ def _next_tokens(
     return targets_BT
 
 
-def batches_of(split: TokenizedSplit, batches: Sequence[IntArray], *, pad_id: int) -> Iterator[Batch]:
-    """`collate` of each of `batches`, in turn."""
+def batches_of(split: EncodedSplit, batches: Sequence[IntArray], *, pad_id: int) -> Iterator[AnyBatch]:
+    """Each of `batches`, in turn."""
     for rows in batches:
-        yield collate(split, rows, pad_id=pad_id)
+        yield split.batch(rows) if isinstance(split, PixelSplit) else collate(split, rows, pad_id=pad_id)

@@ -20,12 +20,11 @@ from torch import nn
 from autopeft.trainers.adapters.adapter import Handle
 from autopeft.trainers.adapters.site_facts import AbstractInputFact, FactKind, finite, gatherer
 from autopeft.trainers.adapters.site_updates import AbstractSiteUpdate, SiteUpdates, in_layout
-from autopeft.trainers.batches import Batch, IntArray, batches_of
+from autopeft.trainers.batches import AnyBatch, EncodedSplit, IntArray, batches_of
 from autopeft.trainers.inject import AdapterSet
 from autopeft.trainers.model import LoadedModel, head_parameters, set_training
 from autopeft.trainers.sites import LinearLike, layers_of
 from autopeft.trainers.task import Task
-from autopeft.trainers.tokens import TokenizedSplit
 
 ROWS: Final = 128
 """Training rows that are looked at; LoRA-GA's authors take 128, CorDA's 256 long ones."""
@@ -42,7 +41,7 @@ class _Place:
 
 
 def calibrate(
-    adapters: AdapterSet, *, loaded: LoadedModel, task: Task, train: TokenizedSplit, pad_id: int, seed: int
+    adapters: AdapterSet, *, loaded: LoadedModel, task: Task, train: EncodedSplit, pad_id: int, seed: int
 ) -> None:
     """Tell every adapter what it needs of the training rows; does nothing where none needs anything.
 
@@ -93,11 +92,11 @@ def _places(adapters: AdapterSet, loaded: LoadedModel) -> list[_Place]:
     return places
 
 
-def _loss(loaded: LoadedModel, task: Task, batch: Batch) -> torch.Tensor:
+def _loss(loaded: LoadedModel, task: Task, batch: AnyBatch) -> torch.Tensor:
     return task.loss(*task.outputs(loaded.model, batch, loaded.model.device))
 
 
-def _gather_inputs(places: Sequence[_Place], batches: Iterator[Batch], step: "partial[torch.Tensor]") -> None:
+def _gather_inputs(places: Sequence[_Place], batches: Iterator[AnyBatch], step: "partial[torch.Tensor]") -> None:
     gathered: list[AbstractInputFact] = []
     real: dict[str, torch.Tensor] = {}
     handles: list[Handle] = []
@@ -130,7 +129,7 @@ def _watch(linear: nn.Module, fact: AbstractInputFact, real: Mapping[str, torch.
 def _gather_gradients(
     places: Sequence[_Place],
     loaded: LoadedModel,
-    train: TokenizedSplit,
+    train: EncodedSplit,
     groups: Sequence[IntArray],
     step: "partial[torch.Tensor]",
     *,

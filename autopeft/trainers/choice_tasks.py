@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autopeft.trainers import metrics
-from autopeft.trainers.batches import Batch
+from autopeft.trainers.batches import AnyBatch
 from autopeft.trainers.rows import LabelKind
 from autopeft.trainers.task_kind import Task, cross_entropy, inputs
 from autopeft.trainers.text_tasks import encode_texts
@@ -39,7 +39,7 @@ def _joined(rows: Sequence[Row]) -> Row:
     return Row(ids=[token for row in rows for token in row.ids], types=types, parts=[len(row.ids) for row in rows])
 
 
-def _choice_outputs(model: "PreTrainedModel", batch: Batch, device: "torch.device") -> "Outputs":
+def _choice_outputs(model: "PreTrainedModel", batch: AnyBatch, device: "torch.device") -> "Outputs":
     """One score a choice `[B, C]`, and the right choice `[B]`."""
     import torch
 

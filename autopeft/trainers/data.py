@@ -10,8 +10,10 @@ import numpy as np
 from autopeft.errors import DataError
 from autopeft.trainers.job import DataSpec, TaskSpec
 from autopeft.trainers.labels import check_labels, find_classes, read_labels, read_texts
+from autopeft.trainers.pictures import Picture, in_threads, read_pictures
 from autopeft.trainers.rows import LabelKind, Split, Splits
-from autopeft.trainers.tables import Table, read_sources
+from autopeft.trainers.sources import read_sources
+from autopeft.trainers.tables import Table
 
 SPLITS = ("train", "validation", "test")
 
@@ -25,7 +27,8 @@ def load_splits(task: TaskSpec, kind: LabelKind, *, seed: int) -> Splits:
     on whether a validation split is given. A hub test split without labels (GLUE hides them as -1) counts as absent.
     `max_train_rows` and `max_validation_rows` keep a sample in proportion to the classes, afterwards.
 
-    Rows whose text cells are all empty are dropped, with a warning; one empty cell of two is an empty string.
+    Rows whose text cells are all empty are dropped, with a warning; one empty cell of two is an empty string. Images
+    are copies of one another when their files are, byte for byte.
 
     Args:
         task: Says where the rows are and which columns are meant.
@@ -34,10 +37,10 @@ def load_splits(task: TaskSpec, kind: LabelKind, *, seed: int) -> Splits:
 
     Raises:
         DataError: A missing file or column, an empty or hidden label, a label that train does not have, one class
-            only, an empty split, a fraction outside (0, 1).
+            only, an empty split, a fraction outside (0, 1), an image file that cannot be read.
     """
     _check_fractions(task.data)
-    tables = read_sources(task.data)
+    tables = read_sources(task.data, images=task.image is not None)
     if kind is not LabelKind.NONE and _labels_hidden(tables.get("test"), task):
         del tables["test"]
     given = {name: _read_split(name, table, task, kind) for name, table in tables.items()}
@@ -84,7 +87,8 @@ def _labels_hidden(table: Table | None, task: TaskSpec) -> bool:
 
 
 def _read_split(name: str, table: Table, task: TaskSpec, kind: LabelKind) -> Split:
-    texts = read_texts(table, task, kind)
+    images = () if task.image is None else read_pictures(table, task.image)
+    texts = [(digest,) for digest in in_threads(Picture.digest, images)] if images else read_texts(table, task, kind)
     labels = read_labels(table, task, kind, texts) if kind is not LabelKind.NONE else []
     kept = [index for index, cells in enumerate(texts) if any(cell.strip() for cell in cells)]
     if len(kept) < len(texts):
@@ -99,9 +103,10 @@ def _read_split(name: str, table: Table, task: TaskSpec, kind: LabelKind) -> Spl
         rows=tuple(range(1, len(texts) + 1)),
         texts=tuple(texts),
         labels=tuple(labels),
+        images=images,
     )
     if not kept:
-        hint = "the file needs at least one row with text"
+        hint = f"the file needs at least one row with {'text' if task.image is None else 'an image'}"
         raise DataError(f"{table.place}: the {name} split is empty", hint=hint)
     return split.take(kept)
 

@@ -24,7 +24,7 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSpec:
-    """Where the rows come from: local files by split, or a hub data set."""
+    """Where the rows come from: local files (or folders of class folders) by split, or a hub data set."""
 
     train: str | None = None
     validation: str | None = None
@@ -48,10 +48,13 @@ class TaskSpec:
 
     kind: str
     """A key of `autopeft.trainers.task.TASKS`: `text-classification`, `token-classification`, `multiple-choice`,
-    `causal-lm`, `seq2seq`."""
+    `causal-lm`, `seq2seq`, `image-classification`."""
     data: DataSpec
-    text: tuple[str, ...]
-    """One or two text columns; for multiple-choice a question and a column of lists, or one column a choice."""
+    text: tuple[str, ...] = ()
+    """One or two text columns; for multiple-choice a question and a column of lists, or one column a choice; none for
+    images."""
+    image: str | None = None
+    """Column of images or of their paths; None for tasks that read texts."""
     label: str | None
     """Label column; None for tasks without one."""
     metric: str

@@ -83,7 +83,8 @@ def _unit_column(table: Table, column: str, *, setting: str, names: Sequence[str
                 f"{table.place} row {row}: column {column!r} holds a dict; words are needed",
                 hint=f"choose a column of lists, or of texts, for {setting}",
             )
-        parts = [spell(part, names) for part in cell] if isinstance(cell, list) else str(cell or "").split()
+        text = "" if cell is None else str(cell)
+        parts = [spell(part, names) for part in cell] if isinstance(cell, list) else text.split()
         if any(not part for part in parts):
             raise DataError(
                 f"{table.place} row {row}: a part of {column!r} is empty", hint="take it and its counterpart out"
@@ -185,10 +186,12 @@ def find_classes(train: Split, table: Table, task: TaskSpec, kind: LabelKind) ->
         )
     named = table.class_names.get(task.label or "", ())
     if found <= set(named):
-        return tuple(name for name in named if name in found)
-    if all(value is not None for value in numbers.values()):
-        return tuple(sorted(found, key=lambda label: (float(label), label)))
-    return tuple(sorted(found, key=lambda label: (kind is LabelKind.TAGS and label != OUTSIDE, label)))
+        ordered = [name for name in named if name in found]
+    elif all(value is not None for value in numbers.values()):
+        ordered = sorted(found, key=lambda label: (float(label), label))
+    else:
+        ordered = sorted(found)
+    return tuple(sorted(ordered, key=lambda label: kind is LabelKind.TAGS and label != OUTSIDE))
 
 
 def _choice_names(train: Split) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from autopeft.objectives.measurement import Measurement
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.training import LAYER_SAMPLING, OPTIMIZERS
 from autopeft.trainers.allocation import RankAllocation, allocation_of
-from autopeft.trainers.batches import batches_of, evaluation_batches, largest_batch, training_batches
+from autopeft.trainers.batches import EncodedSplit, batches_of, evaluation_batches, largest_batch, training_batches
 from autopeft.trainers.inject import AdapterSet
 from autopeft.trainers.job import TrainingSettings
 from autopeft.trainers.layer_sampling import LayerSampler
@@ -27,7 +27,6 @@ from autopeft.trainers.regularizers import DensityMeter, Regularizers
 from autopeft.trainers.rows import LabelKind
 from autopeft.trainers.sites import layers_of
 from autopeft.trainers.task import Task
-from autopeft.trainers.tokens import TokenizedSplit
 
 WEIGHTS = ("ba_consistency", "ba_diversity", "ba_spectrum", "density", "ggpo_sigma", "ggpo_beta")
 """Settings that weigh a term of the loss."""
@@ -45,8 +44,8 @@ class Run:
     adapters: AdapterSet
     task: Task
     metrics: tuple[str, ...]
-    train: TokenizedSplit
-    validation: TokenizedSplit
+    train: EncodedSplit
+    validation: EncodedSplit
     settings: TrainingSettings
     """With the configuration's own entries applied."""
     epochs: int
@@ -242,7 +241,7 @@ def _train_epoch(
     return _check_finite(loss_sum, epoch=epoch) / len(batches)
 
 
-def evaluate(run: Run, split: TokenizedSplit) -> dict[str, float]:
+def evaluate(run: Run, split: EncodedSplit) -> dict[str, float]:
     """The run's metrics and `loss` on `split`.
 
     Raises:
@@ -278,7 +277,7 @@ def _pad_id(run: Run) -> int:
 
 def pad_id_of(loaded: LoadedModel) -> int:
     """Any id would do, the mask hides it; the tokenizer's own keeps a model that looks for it content."""
-    pad_id = loaded.tokenizer.pad_token_id
+    pad_id = None if loaded.tokenizer is None else loaded.tokenizer.pad_token_id
     return pad_id if isinstance(pad_id, int) else 0
 
 

@@ -19,12 +19,12 @@ def accuracy(predicted_N: IntArray, target_N: IntArray) -> float:
     return float(np.mean(predicted_N == target_N))
 
 
-def f1(predicted_N: IntArray, target_N: IntArray) -> float:
-    """F1 in [0, 1]: of class 1 where no class is above 1 (as GLUE), else the mean over the classes that occur.
+def f1(predicted_N: IntArray, target_N: IntArray, n_classes: int) -> float:
+    """F1 in [0, 1]: of class 1 where there are two classes (as GLUE), else the mean over the classes that occur.
 
     A class that is neither predicted nor present counts for nothing; one that is never hit has F1 0.
     """
-    if max(predicted_N.max(), target_N.max()) <= 1:
+    if n_classes <= 2:
         return _f1_of(1, predicted_N, target_N)
     occurring = np.union1d(predicted_N, target_N)
     return float(np.mean([_f1_of(int(label), predicted_N, target_N) for label in occurring]))
@@ -87,21 +87,24 @@ def perplexity(mean_loss: float) -> float:
     return math.exp(mean_loss)
 
 
-CLASS_METRICS: dict[str, Callable[[IntArray, IntArray], float]] = {
-    "accuracy": accuracy,
+ClassMetric = Callable[[IntArray, IntArray, int], float]
+"""Of predictions, targets and the number of classes that there are, of which not all need occur."""
+
+CLASS_METRICS: dict[str, ClassMetric] = {
+    "accuracy": lambda predicted_N, target_N, _: accuracy(predicted_N, target_N),
     "f1": f1,
-    "matthews": matthews,
+    "matthews": lambda predicted_N, target_N, _: matthews(predicted_N, target_N),
 }
 """Metrics of class predictions."""
 
-TAG_METRICS: dict[str, Callable[[IntArray, IntArray], float]] = {
-    "accuracy": accuracy,
+TAG_METRICS: dict[str, ClassMetric] = {
+    "accuracy": CLASS_METRICS["accuracy"],
     "f1": f1,
-    "micro_f1": micro_f1,
+    "micro_f1": lambda predicted_N, target_N, _: micro_f1(predicted_N, target_N),
 }
 """Metrics of word tags."""
 
-CHOICE_METRICS: dict[str, Callable[[IntArray, IntArray], float]] = {"accuracy": accuracy}
+CHOICE_METRICS: dict[str, ClassMetric] = {"accuracy": CLASS_METRICS["accuracy"]}
 """Metrics of the choice among answers."""
 
 NUMBER_METRICS: dict[str, Callable[[FloatArray, FloatArray], float]] = {"pearson": pearson, "spearman": spearman}
@@ -116,7 +119,7 @@ def class_metrics(
     logits_NC: FloatArray,
     target_N: IntArray,
     *,
-    known: Mapping[str, Callable[[IntArray, IntArray], float]] = CLASS_METRICS,
+    known: Mapping[str, ClassMetric] = CLASS_METRICS,
 ) -> dict[str, float]:
     """The metrics called `names`, each one of `known`, and `loss` (mean cross-entropy, nats).
 
@@ -127,7 +130,7 @@ def class_metrics(
     predicted_N = logits_NC.argmax(axis=1)
     shifted_NC = logits_NC - logits_NC.max(axis=1, keepdims=True)
     loss_N = np.log(np.exp(shifted_NC).sum(axis=1)) - shifted_NC[np.arange(len(target_N)), target_N]
-    values = {name: known[name](predicted_N, target_N) for name in names}
+    values = {name: known[name](predicted_N, target_N, logits_NC.shape[1]) for name in names}
     return values | {"loss": float(loss_N.mean())}
 
 

@@ -1,45 +1,46 @@
 """Base models: their shape from the configuration alone, and the loaded, frozen model with a task head."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModel,
+    AutoModelForImageClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from autopeft.errors import ModelError
 from autopeft.spaces.model_shape import ModelShape
+from autopeft.trainers.checkpoint import (
+    attempt,
+    check_folder,
+    code_options,
+    dtype_of,
+    load_image_reader,
+    place_of,
+    quiet,
+    read_config,
+    source_of,
+)
+from autopeft.trainers.image_reader import ImageReader
 from autopeft.trainers.job import ModelSpec
-from autopeft.trainers.kinds import AUTO_CLASSES, KINDS, LANGUAGE, check_kind
-from autopeft.trainers.sites import measure
-
-T = TypeVar("T")
-
-DTYPES: Final[Mapping[str, torch.dtype]] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+from autopeft.trainers.kinds import AUTO_CLASSES, IMAGES, KINDS, LANGUAGE, SEQUENCES, check_kind
+from autopeft.trainers.sites import measure, reads_images
 
 _TOKENIZER_FILES: Final = (
     "the folder needs tokenizer.json (or the vocabulary files of its tokenizer) beside config.json"
 )
+_LANGUAGE_FIRST: Final = ("mbart", "plbart")
+"""Families whose decoder begins with the last token of the target, its language."""
 _FILLERS: Final = 2
 """Tokens that transformers makes up besides the special ones when a folder has no vocabulary."""
-_LOAD_ERRORS: Final = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,10 @@ class LoadedModel:
     spec: ModelSpec
     kind: str
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | None
+    """None for a model that reads images."""
+    reader: ImageReader | None
+    """The image processor of a model that reads images, else None."""
     shape: ModelShape
     head_names: tuple[str, ...]
     """Dotted names of the modules that are new and trained, in module order; empty for language models. They are the
@@ -67,40 +71,41 @@ def read_shape(spec: ModelSpec) -> ModelShape:
         ModelError: No such folder or hub model, no usable config.json, or an architecture that is not supported.
     """
     config = read_config(spec)
-    with _quiet(), torch.device("meta"):
-        base = _attempt(
-            lambda: AutoModel.from_config(config, dtype=_dtype(spec, config), **_code_options(spec)),
-            place=_place(spec),
+    with quiet(), torch.device("meta"):
+        base = attempt(
+            lambda: _bare(config, dtype=dtype_of(spec, config), **code_options(spec)),
+            place=place_of(spec),
             hint="use a transformer encoder or decoder that transformers' AutoModel can build; set attention to sdpa"
             " or eager",
         )
     try:
-        return measure(base, config)
+        return measure(base, config, image_size=_image_size(spec) if reads_images(base) else None)
     except ModelError as error:
-        raise error.at(_place(spec)) from None
+        raise error.at(place_of(spec)) from None
 
 
-def read_config(spec: ModelSpec) -> PretrainedConfig:
-    """The Hugging Face configuration of `spec`, with its attention implementation applied.
+def _bare(config: PretrainedConfig, **options: Any) -> PreTrainedModel:
+    """The base model without a task head; one that reads images as it is under its classification head.
 
-    Raises:
-        ModelError: As for `read_shape`.
+    Vision transformers have a pooler of their own as bare models, and another one or none below that head.
     """
-    _check_folder(spec)
-    options = {} if spec.attention is None else {"attn_implementation": spec.attention}
-    with _quiet():
-        config: PretrainedConfig = _attempt(
-            lambda: AutoConfig.from_pretrained(
-                _source(spec), revision=spec.revision, trust_remote_code=spec.trust_remote_code, **options
-            ),
-            place=_place(spec),
-            hint="give a local folder with config.json, or a hub id while the hub can be reached",
-        )
-    return config
+    if config.model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+        whole = AutoModelForImageClassification.from_config(config, **options)
+        if reads_images(whole) and whole.base_model is not whole:
+            return whole.base_model
+    return AutoModel.from_config(config, **options)
+
+
+def _image_size(spec: ModelSpec) -> tuple[int, int] | None:
+    """Height and width that the model's image processor gives; None where it has none."""
+    try:
+        return load_image_reader(spec).size
+    except ModelError:
+        return None
 
 
 def load_model(spec: ModelSpec, *, kind: str, n_labels: int | None) -> LoadedModel:
-    """Load tokenizer and weights, put the task's head on, freeze all but the head.
+    """Load tokenizer or image processor and weights, put the task's head on, freeze all but the head.
 
     Args:
         spec: Which model; weights come in `spec.dtype`, else in the dtype that its configuration names. A head
@@ -109,22 +114,28 @@ def load_model(spec: ModelSpec, *, kind: str, n_labels: int | None) -> LoadedMod
         n_labels: Outputs of the new head, 1 for regression and multiple choice; None for language models.
 
     Raises:
-        ModelError: Besides `read_shape`'s reasons: no tokenizer, no weights, weights that do not fit the
-            configuration, an unknown kind, or one that the model is not made for.
+        ModelError: Besides `read_shape`'s reasons: no tokenizer or image processor, no weights, weights that do not
+            fit the configuration, an unknown kind, or one that the model is not made for.
     """
     if kind not in KINDS:
         raise ModelError(f"unknown task kind {kind!r}", hint=f"use one of {', '.join(KINDS)}")
     shape = read_shape(spec)
-    check_kind(kind, shape, place=_place(spec))
-    tokenizer = load_tokenizer(spec)
+    check_kind(kind, shape, place=place_of(spec), custom_code=spec.trust_remote_code)
+    tokenizer = None if kind == IMAGES else load_tokenizer(spec)
+    reader = load_image_reader(spec) if kind == IMAGES else None
     model, missing = _load_weights(spec, kind=kind, n_labels=n_labels)
-    for config in (model.config, model.config.get_text_config()):
-        config.pad_token_id = tokenizer.pad_token_id
+    if tokenizer is not None:
+        for config in (model.config, model.config.get_text_config()):
+            config.pad_token_id = tokenizer.pad_token_id
+    if kind == SEQUENCES:
+        _settle_decoder_start(model, place=place_of(spec))
     model.requires_grad_(False).eval()
-    head_names = () if kind in LANGUAGE else _head_names(model, missing, place=_place(spec))
+    head_names = () if kind in LANGUAGE else _head_names(model, missing, place=place_of(spec))
     for name in head_names:
         _make_trainable(model.get_submodule(name))
-    return LoadedModel(spec=spec, kind=kind, model=model, tokenizer=tokenizer, shape=shape, head_names=head_names)
+    return LoadedModel(
+        spec=spec, kind=kind, model=model, tokenizer=tokenizer, reader=reader, shape=shape, head_names=head_names
+    )
 
 
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
@@ -134,25 +145,54 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
         ModelError: There is none, or an empty one (which transformers makes up for a folder without vocabulary), or
             it has neither token.
     """
-    _check_folder(spec)
-    with _quiet():
-        tokenizer: PreTrainedTokenizerBase = _attempt(
+    check_folder(spec)
+    with quiet():
+        tokenizer: PreTrainedTokenizerBase = attempt(
             lambda: AutoTokenizer.from_pretrained(
-                _source(spec), revision=spec.revision, trust_remote_code=spec.trust_remote_code
+                source_of(spec), revision=spec.revision, trust_remote_code=spec.trust_remote_code
             ),
-            place=f"{_place(spec)}: tokenizer",
+            place=f"{place_of(spec)}: tokenizer",
             hint=_TOKENIZER_FILES,
         )
     if len(tokenizer) <= len(tokenizer.all_special_tokens) + _FILLERS:
-        raise ModelError(f"{_place(spec)}: tokenizer: it has no words", hint=_TOKENIZER_FILES)
+        raise ModelError(f"{place_of(spec)}: tokenizer: it has no words", hint=_TOKENIZER_FILES)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
         raise ModelError(
-            f"{_place(spec)}: the tokenizer has no padding token and no end-of-text token",
+            f"{place_of(spec)}: the tokenizer has no padding token and no end-of-text token",
             hint="set pad_token in its tokenizer_config.json",
         )
     return tokenizer
+
+
+def decoder_inputs(model: PreTrainedModel, labels_BS: torch.Tensor) -> torch.Tensor:
+    """What the decoder reads while it learns to write `labels_BS` (-100 is padding): the same, one place later.
+
+    By the model's own rule where it has one: mBART begins with the language that ends the target.
+    """
+    own = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if own is not None:
+        return own(labels=labels_BS)
+    read_BS = labels_BS.new_full(labels_BS.shape, model.config.decoder_start_token_id)
+    read_BS[:, 1:] = labels_BS[:, :-1]
+    return read_BS.masked_fill_(read_BS == -100, model.config.pad_token_id)
+
+
+def _settle_decoder_start(model: PreTrainedModel, *, place: str) -> None:
+    """Put the token that a decoder begins with where its rule looks for it.
+
+    Raises:
+        ModelError: Nothing names it.
+    """
+    known = (getattr(config, "decoder_start_token_id", None) for config in (model.config, model.generation_config))
+    start = next((token for token in known if token is not None), None)
+    if start is None and model.config.model_type not in _LANGUAGE_FIRST:
+        raise ModelError(
+            f"{place}: config.json names no decoder_start_token_id, the token that its decoder begins with",
+            hint="add it; for T5 it is pad_token_id, for BART eos_token_id",
+        )
+    model.config.decoder_start_token_id = start
 
 
 def head_parameters(loaded: LoadedModel) -> dict[str, nn.Parameter]:
@@ -222,18 +262,18 @@ def _load_weights(spec: ModelSpec, *, kind: str, n_labels: int | None) -> tuple[
     auto = AUTO_CLASSES[kind]
     if n_labels is not None:
         config.num_labels = n_labels
-    with _quiet():
-        model, info = _attempt(  # type: ignore[misc]  # a pair, for output_loading_info
+    with quiet():
+        model, info = attempt(  # type: ignore[misc]  # a pair, for output_loading_info
             lambda: auto.from_pretrained(
-                _source(spec),
+                source_of(spec),
                 config=config,
                 revision=spec.revision,
-                dtype=_dtype(spec, config),
+                dtype=dtype_of(spec, config),
                 trust_remote_code=spec.trust_remote_code,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             ),
-            place=f"{_place(spec)}: weights",
+            place=f"{place_of(spec)}: weights",
             hint="the folder needs model.safetensors (or its shards) of the architecture in config.json",
         )
     prefix = f"{model.base_model_prefix}."
@@ -241,13 +281,13 @@ def _load_weights(spec: ModelSpec, *, kind: str, n_labels: int | None) -> tuple[
     wrong = sorted(key for key in mismatched if key.startswith(prefix) or kind in LANGUAGE)
     if wrong:
         raise ModelError(
-            f"{_place(spec)}: weights: {wrong[0]} has another size than config.json says",
+            f"{place_of(spec)}: weights: {wrong[0]} has another size than config.json says",
             hint="config.json and the weights file belong to different models; take both from one place",
         )
     missing = set(info["missing_keys"])
     if kind in LANGUAGE and missing:
         raise ModelError(
-            f"{_place(spec)}: weights: no {min(missing)} in the checkpoint",
+            f"{place_of(spec)}: weights: no {min(missing)} in the checkpoint",
             hint=f"{kind} needs a checkpoint saved with its language-model head",
         )
     return model, missing | mismatched
@@ -272,8 +312,8 @@ def _head_names(model: PreTrainedModel, missing: set[str], *, place: str) -> tup
 
 
 def _is_body(part: nn.Module) -> bool:
-    """Whether a part of the base holds embeddings or layers, which only a checkpoint can give."""
-    return any(isinstance(module, (nn.Embedding, nn.ModuleList)) for module in part.modules())
+    """Whether a part of the base holds embeddings (of words or patches) or layers, which only a checkpoint can give."""
+    return any(isinstance(module, (nn.Embedding, nn.ModuleList, nn.Conv2d)) for module in part.modules())
 
 
 def _make_trainable(head: nn.Module) -> None:
@@ -284,88 +324,3 @@ def _make_trainable(head: nn.Module) -> None:
         return tuple(arg.float() if isinstance(arg, torch.Tensor) and arg.is_floating_point() else arg for arg in args)
 
     head.register_forward_pre_hook(to_float)
-
-
-def _place(spec: ModelSpec) -> str:
-    return f"model {spec.name!r}"
-
-
-def _source(spec: ModelSpec) -> str:
-    """What the library is asked for: the hub id, or the path with `~` spelled out."""
-    path = Path(spec.name).expanduser()
-    return str(path) if path.exists() else spec.name
-
-
-def _code_options(spec: ModelSpec) -> dict[str, bool]:
-    return {"trust_remote_code": True} if spec.trust_remote_code else {}
-
-
-def _dtype(spec: ModelSpec, config: PretrainedConfig) -> torch.dtype:
-    if spec.dtype is not None and spec.dtype not in DTYPES:
-        raise ModelError(
-            f"{_place(spec)}: dtype: got {spec.dtype!r}", hint=f"use one of {', '.join(DTYPES)}, or leave it out"
-        )
-    if spec.dtype is not None:
-        return DTYPES[spec.dtype]
-    stated = config.dtype
-    return stated if isinstance(stated, torch.dtype) else torch.float32
-
-
-def _check_folder(spec: ModelSpec) -> None:
-    """Refuse what can be seen to be wrong without the library.
-
-    Raises:
-        ModelError: A path that does not exist or is a file, a folder without a usable config.json.
-    """
-    path = Path(spec.name).expanduser()
-    looks_local = spec.name.startswith((".", "/", "~")) or spec.name.count("/") > 1 or "\\" in spec.name
-    if not path.exists():
-        if looks_local:
-            raise ModelError(
-                f"{_place(spec)}: no such folder", hint="check the path, or give a hub id such as org/name"
-            )
-        return
-    file = path / "config.json"
-    if not file.is_file():
-        raise ModelError(
-            f"{_place(spec)}: {'a file, not a folder' if path.is_file() else 'the folder has no config.json'}",
-            hint="give the folder that save_pretrained wrote: config.json, weights and tokenizer files",
-        )
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{_place(spec)}: config.json is no JSON: {error}", hint="restore the file") from None
-    if not isinstance(data, dict) or not data.get("model_type"):
-        raise ModelError(
-            f"{_place(spec)}: config.json names no model_type",
-            hint='add "model_type", e.g. "bert" or "llama", as save_pretrained writes it',
-        )
-
-
-def _attempt(call: Callable[[], T], *, place: str, hint: str) -> T:
-    """`call()`, its library errors turned into one line.
-
-    Raises:
-        ModelError: With the first line of the library's message.
-    """
-    try:
-        return call()
-    except ModelError:
-        raise
-    except _LOAD_ERRORS as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"{place}: {lines[0].strip()[:300]}", hint=hint) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings about new heads and no progress bars, for the length of a `with` block."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -16,7 +16,7 @@ from torch.nn import functional
 from autopeft.errors import ConfigurationError
 from autopeft.spaces.model_shape import Role
 from autopeft.trainers.adapters.adapter import Handle
-from autopeft.trainers.batches import Batch
+from autopeft.trainers.batches import AnyBatch
 from autopeft.trainers.inject import AdapterSet
 from autopeft.trainers.job import TrainingSettings
 from autopeft.trainers.model import LoadedModel
@@ -42,7 +42,7 @@ class AbstractRegularizer(ABC):
     def __init__(self, weight: float) -> None:
         self.weight = weight
 
-    def watch(self, batch: Batch) -> list[Handle]:
+    def watch(self, batch: AnyBatch) -> list[Handle]:
         """Hooks for the coming forward pass of `batch`."""
         del batch
         return []
@@ -90,7 +90,7 @@ class Diversity(AbstractRegularizer):
         self._head = head
         self._features: torch.Tensor | None = None
 
-    def watch(self, batch: Batch) -> list[Handle]:
+    def watch(self, batch: AnyBatch) -> list[Handle]:
         if self._head is None:
             return []
 
@@ -138,7 +138,7 @@ class Density(AbstractRegularizer):
         self._epsilon = epsilon
         self._terms: list[list[torch.Tensor]] = []
 
-    def watch(self, batch: Batch) -> list[Handle]:
+    def watch(self, batch: AnyBatch) -> list[Handle]:
         self._terms = [[] for _ in self._blocks]
         handles: list[Handle] = []
         for terms, downs in zip(self._terms, self._blocks, strict=True):
@@ -172,7 +172,7 @@ class Regularizers:
         self._noise = WeightNoise(loaded, adapters, sigma=settings.ggpo_sigma, beta=settings.ggpo_beta)
         self._last: torch.Tensor | None = None
 
-    def outputs(self, ask: Callable[[], Pair], batch: Batch) -> Pair:
+    def outputs(self, ask: Callable[[], Pair], batch: AnyBatch) -> Pair:
         """`ask()`, the model's outputs and their targets on `batch`, watched by every term."""
         frozen: torch.Tensor | None = None
         if any(term.needs_frozen for term in self._terms):
@@ -225,7 +225,7 @@ class DensityMeter:
         self._active, self._nonzero, self._total = 0, 0, 0
 
     @contextmanager
-    def watch(self, batch: Batch) -> Iterator[None]:
+    def watch(self, batch: AnyBatch) -> Iterator[None]:
         """Around a forward pass of `batch`."""
 
         def count(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
@@ -277,7 +277,7 @@ def off_diagonal_covariance(features_ND: torch.Tensor) -> torch.Tensor:
     return (covariance.square().sum() - covariance.diagonal().square().sum()) / width
 
 
-def _real(values: torch.Tensor, batch: Batch) -> torch.Tensor:
+def _real(values: torch.Tensor, batch: AnyBatch) -> torch.Tensor:
     """`values` as rows; of `[B, T, F]` only those of real tokens."""
     if values.dim() == 3 and tuple(values.shape[:2]) == batch.mask_BT.shape:
         chosen = torch.from_numpy(np.flatnonzero(batch.mask_BT.reshape(-1)))

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from autopeft.trainers.pictures import Picture
+
 
 class LabelKind(StrEnum):
     """What a label is."""
@@ -19,7 +21,7 @@ class LabelKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """The rows of one split; `rows`, `texts` and `labels` are aligned."""
+    """The rows of one split; `rows`, `texts`, `labels` and `images` are aligned."""
 
     name: str
     place: str
@@ -27,9 +29,11 @@ class Split:
     rows: tuple[int, ...]
     """Row numbers in that source, from 1."""
     texts: tuple[tuple[str, ...], ...]
-    """One string a text column."""
+    """One string a text column; of an image the digest of its bytes, which copies have in common."""
     labels: tuple[str, ...]
     """Labels as written, whole numbers without a fraction (`1.0` is `1`); empty when the task has none."""
+    images: tuple[Picture, ...] = ()
+    """One a row; empty where the task reads texts."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -38,11 +42,13 @@ class Split:
         """The rows at `indices`, in that order."""
         chosen = tuple(indices)
         labels = tuple(self.labels[index] for index in chosen) if self.labels else ()
+        images = tuple(self.images[index] for index in chosen) if self.images else ()
         return replace(
             self,
             rows=tuple(self.rows[index] for index in chosen),
             texts=tuple(self.texts[index] for index in chosen),
             labels=labels,
+            images=images,
         )
 
 

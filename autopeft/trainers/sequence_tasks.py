@@ -3,11 +3,11 @@
 Letters: B rows, S target tokens, V vocabulary, N target tokens of the batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from autopeft.trainers import metrics
-from autopeft.trainers.batches import Batch
+from autopeft.trainers.batches import AnyBatch
 from autopeft.trainers.rows import LabelKind
 from autopeft.trainers.task_kind import Task, cross_entropy
 from autopeft.trainers.text_tasks import token_outputs, token_statistics
@@ -36,13 +36,14 @@ def _encode_sequences(
     return rows
 
 
-def _sequence_outputs(model: "PreTrainedModel", batch: Batch, device: "torch.device") -> "Outputs":
+def _sequence_outputs(model: "PreTrainedModel", batch: AnyBatch, device: "torch.device") -> "Outputs":
     """Logits `[N, V]` of the target tokens, each given the ones before it, and the tokens `[N]`."""
     import torch
 
+    from autopeft.trainers.model import decoder_inputs
+
     labels_BS = torch.from_numpy(batch.targets).to(device, non_blocking=True)
-    shift = cast("Callable[[torch.Tensor], torch.Tensor]", model.prepare_decoder_input_ids_from_labels)
-    return token_outputs(model, batch, device, decoder_input_ids=shift(labels_BS))
+    return token_outputs(model, batch, device, decoder_input_ids=decoder_inputs(model, labels_BS))
 
 
 SEQUENCES = Task(

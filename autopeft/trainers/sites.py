@@ -4,6 +4,7 @@ import inspect
 import re
 from typing import Final
 
+import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
@@ -13,7 +14,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.errors import ModelError
-from autopeft.spaces.model_shape import ModelShape, Part, Role, Site
+from autopeft.spaces.model_shape import ImageInput, ModelShape, Part, Role, Site
 
 LinearLike = nn.Linear | Conv1D
 
@@ -91,13 +92,21 @@ def other_parts(base: nn.Module, layer_paths: tuple[str, ...]) -> tuple[Part, ..
     return tuple(rows)
 
 
-def measure(base: PreTrainedModel, config: PretrainedConfig) -> ModelShape:
+def measure(
+    base: PreTrainedModel, config: PretrainedConfig, *, image_size: tuple[int, int] | None = None
+) -> ModelShape:
     """The shape of a bare base model; its tensors may live on the meta device.
 
+    Args:
+        base: The model.
+        config: Its configuration.
+        image_size: Height and width of the images it is given; None takes the size that its configuration names.
+
     Raises:
-        ModelError: It has no layer list, or an encoder or decoder without one.
+        ModelError: It has no layer list, or an encoder or decoder without one, or no single width.
     """
     text = config.get_text_config()
+    _check_width(text)
     n_decoder = 0
     if getattr(config, "is_encoder_decoder", False):
         lists = [(f"{part}.{path}", layers) for part in ("encoder", "decoder") for path, layers in [_part(base, part)]]
@@ -108,8 +117,7 @@ def measure(base: PreTrainedModel, config: PretrainedConfig) -> ModelShape:
     paths = tuple(f"{name}." for name in path.split("+"))
     sites = tuple(linear_sites(layer) for layer in layers)
     n_heads, n_kv_heads, head_dim = _heads(text, sites[0])
-    modules = [m for name, m in base.named_modules() if isinstance(m, nn.Embedding) and not name.startswith(paths)]
-    embeddings = {id(module.weight): module.weight.numel() for module in modules}
+    image = _image_input(base, text, image_size) if reads_images(base) else None
     return ModelShape(
         family=str(config.model_type),
         layer_path=path,
@@ -118,15 +126,58 @@ def measure(base: PreTrainedModel, config: PretrainedConfig) -> ModelShape:
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         head_dim=head_dim,
-        vocabulary_size=int(text.vocab_size),
+        vocabulary_size=0 if image else int(text.vocab_size),
         base_parameters=sum(parameter.numel() for parameter in base.parameters()),
-        embedding_parameters=sum(embeddings.values()),
+        embedding_parameters=_embedding_parameters(base, paths),
         causal=not n_decoder and _is_causal(config, layers[0]),
         dtype=str(next(base.parameters()).dtype).removeprefix("torch."),
         attention=str(text._attn_implementation or "eager"),
         decoder_layers=n_decoder,
         parts=other_parts(base, paths),
+        image=image,
     )
+
+
+def reads_images(model: PreTrainedModel) -> bool:
+    """Whether images are all that the model reads."""
+    return model.main_input_name == "pixel_values"
+
+
+def _check_width(config: PretrainedConfig) -> None:
+    """Refuse models that are no stack of layers of one width: pyramids (Swin, PVT) and convolutions."""
+    if not all(isinstance(getattr(config, name, None), int) for name in ("hidden_size", "num_attention_heads")):
+        raise ModelError(
+            f"a {config.model_type} model has no single width and number of attention heads",
+            hint="use a model whose layers are all alike: BERT, GPT-2, Llama, T5, ViT, DeiT, BEiT, DINOv2 and such",
+        )
+
+
+def _image_input(base: PreTrainedModel, config: PretrainedConfig, size: tuple[int, int] | None) -> ImageInput:
+    """What the model makes of an image, by giving it one."""
+    stated = config.image_size
+    height, width = size or (stated if isinstance(stated, (tuple, list)) else (stated, stated))
+    first, n_channels = next(base.parameters()), int(getattr(config, "num_channels", 3))
+    blank = torch.zeros(1, n_channels, height, width, dtype=first.dtype, device=first.device)
+    try:
+        with torch.no_grad():
+            hidden = base(pixel_values=blank).last_hidden_state
+    except (ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"its image processor gives {height} x {width} pixels, which the model does not take:"
+            f" {str(error).partition(chr(10))[0]}",
+            hint="give preprocessor_config.json the size that config.json names as image_size",
+        ) from None
+    return ImageInput(n_channels=n_channels, height=height, width=width, n_tokens=hidden.shape[1])
+
+
+def _embedding_parameters(base: PreTrainedModel, layer_paths: tuple[str, ...]) -> int:
+    """Of word and position tables; of a model that reads images, of all before its layers."""
+    if reads_images(base):
+        return sum(weight.numel() for name, weight in base.named_parameters() if name.startswith("embeddings."))
+    modules = [
+        m for name, m in base.named_modules() if isinstance(m, nn.Embedding) and not name.startswith(layer_paths)
+    ]
+    return sum({id(module.weight): module.weight.numel() for module in modules}.values())
 
 
 def layers_of(base: nn.Module, shape: ModelShape) -> nn.ModuleList:

@@ -1,4 +1,4 @@
-"""Reads one source of rows (a local file or a hub split) into columns; nothing is interpreted here."""
+"""Reads a local file of rows into columns; nothing is interpreted here."""
 
 import csv
 import difflib
@@ -10,10 +10,8 @@ from typing import Literal
 
 from autopeft.errors import DataError, MissingExtraError
 from autopeft.spaces.suggest import nearest
-from autopeft.trainers.job import DataSpec
 
 _FIELD_LIMIT = 1 << 28
-_VALIDATION_NAMES = ("validation", "valid", "dev", "val", "validation_matched")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,10 +19,12 @@ class Table:
     """Rows of one source, column by column, cells as the source has them; row 1 is the first row of data."""
 
     place: str
-    """File path, or `hub id [split]`."""
+    """File or folder path, or `hub id [split]`."""
     columns: Mapping[str, Sequence[object]]
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Names behind the integers of label columns, where the source knows them."""
+    folder: Path | None = None
+    """Of a local file: where paths in its cells start."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -68,7 +68,7 @@ def read_table(path: str | Path) -> Table:
     except UnicodeDecodeError as error:
         hint = "save the file as UTF-8"
         raise DataError(f"{file}: byte {error.start} is not UTF-8 ({error.reason})", hint=hint) from error
-    return Table(place=str(file), columns=columns)
+    return Table(place=str(file), columns=columns, folder=file.parent)
 
 
 def _check_file(file: Path) -> None:
@@ -188,67 +188,3 @@ _READERS: dict[str, Callable[[Path], dict[str, list[object]]]] = {
     ".ndjson": _read_json,
     ".parquet": _read_parquet,
 }
-
-
-def read_sources(spec: DataSpec) -> dict[str, Table]:
-    """The tables of `spec` by split: `train` always, `validation` and `test` where there are any.
-
-    Raises:
-        DataError: Neither a train file nor a hub id is given, or what `read_table` and the hub raise.
-    """
-    if spec.hub is not None:
-        return _read_hub(spec, spec.hub)
-    if spec.train is None:
-        raise DataError("task.data: no train file", hint="give task.data.train a file, or task.data.hub a data set id")
-    files = {"train": spec.train, "validation": spec.validation, "test": spec.test}
-    return {split: read_table(file) for split, file in files.items() if file is not None}
-
-
-def _read_hub(spec: DataSpec, hub: str) -> dict[str, Table]:
-    """Hub splits by our names; `train`, `validation` and `test` of the spec name the hub's splits, when given."""
-    try:
-        import datasets
-        from datasets.exceptions import DatasetsError
-    except ImportError as error:
-        raise MissingExtraError(f"task.data.hub: {hub!r} needs datasets", hint="pip install datasets") from error
-    try:
-        loaded = datasets.load_dataset(hub, spec.name, revision=spec.revision)
-    except (OSError, ValueError, DatasetsError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise DataError(
-            f"task.data.hub: cannot load {hub!r} (name: {spec.name!r}): {first_line}",
-            hint="check the id, its configuration name and the network; local files go under task.data.train",
-        ) from error
-    known = [str(name) for name in loaded]
-    tables: dict[str, Table] = {}
-    wanted = {
-        "train": (spec.train, ("train",)),
-        "validation": (spec.validation, _VALIDATION_NAMES),
-        "test": (spec.test, ("test",)),
-    }
-    for split, (given, defaults) in wanted.items():
-        name = given or next((default for default in defaults if default in known), None)
-        if (name is not None and name not in known) or (name is None and split == "train"):
-            raise DataError(
-                f"task.data.{split}: {hub!r} has no split {name or 'train'!r}; it has {', '.join(known) or 'none'}",
-                hint=f"set task.data.{split} to one of them",
-            )
-        if name is not None:
-            tables[split] = _hub_table(f"{hub} [{name}]", loaded[name])
-    return tables
-
-
-def _hub_table(place: str, rows: object) -> Table:
-    """`rows` is a `datasets.Dataset`."""
-    names: list[str] = list(rows.column_names)  # type: ignore[attr-defined]  # datasets is not imported for typing
-    columns = {name: list(rows[name]) for name in names}  # type: ignore[index]  # as above
-    features: Mapping[str, object] = rows.features  # type: ignore[attr-defined]  # as above
-    class_names = {name: _class_names(features[name]) for name in names}
-    return Table(
-        place=place, columns=columns, class_names={name: found for name, found in class_names.items() if found}
-    )
-
-
-def _class_names(feature: object) -> list[str]:
-    """Of a label column, or of a column of lists of labels."""
-    return list(getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None) or ())

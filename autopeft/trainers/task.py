@@ -17,8 +17,11 @@ from autopeft.errors import DataError, SpecError
 from autopeft.objectives.objective import METRICS
 from autopeft.trainers.choice_tasks import CHOICES
 from autopeft.trainers.data import SPLITS, LabelKind, Split, Splits, load_splits, text_key
+from autopeft.trainers.image_tasks import IMAGES
 from autopeft.trainers.job import TaskSpec
 from autopeft.trainers.labels import OUTSIDE, units
+from autopeft.trainers.pictures import Picture, in_threads
+from autopeft.trainers.pixels import PixelSplit, read_pixels
 from autopeft.trainers.sequence_tasks import SEQUENCES
 from autopeft.trainers.task_kind import Task
 from autopeft.trainers.text_tasks import CLASSES, NUMBERS, TOKENS
@@ -28,12 +31,15 @@ from autopeft.trainers.word_tasks import WORDS
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from autopeft.trainers.image_reader import ImageReader
+
 TASKS: Mapping[str, tuple[Task, ...]] = {
     "text-classification": (CLASSES, NUMBERS),
     "token-classification": (WORDS,),
     "multiple-choice": (CHOICES,),
     "causal-lm": (TOKENS,),
     "seq2seq": (SEQUENCES,),
+    "image-classification": (IMAGES,),
 }
 """Ways to learn each kind of task; the metric chooses among them (a correlation needs numbers for labels)."""
 
@@ -43,7 +49,7 @@ def resolve_task(spec: TaskSpec) -> Task:
 
     Raises:
         SpecError: An unknown kind or metric, metrics that cannot be measured together, a wrong number of text columns,
-            a label that is missing or out of place.
+            a column of images or labels that is missing or out of place.
     """
     if spec.kind not in TASKS:
         near = difflib.get_close_matches(spec.kind, TASKS, n=1)
@@ -72,8 +78,9 @@ def resolve_task(spec: TaskSpec) -> Task:
 
 
 def _check_columns(spec: TaskSpec, task: Task) -> None:
+    _check_images(spec, task)
     low, high = task.min_texts, task.max_texts
-    if not low <= len(spec.text) <= high or len(set(spec.text)) < len(spec.text):
+    if not task.reads_images and (not low <= len(spec.text) <= high or len(set(spec.text)) < len(spec.text)):
         words = {1: "one", 2: "two"}
         wanted = {
             (1, 2): "one or two different columns are needed",
@@ -89,6 +96,24 @@ def _check_columns(spec: TaskSpec, task: Task) -> None:
         )
     if task.label is not LabelKind.NONE and spec.label is None:
         raise SpecError(f"task.label: got nothing; {spec.kind} needs a label column", hint="set task.label")
+
+
+def _check_images(spec: TaskSpec, task: Task) -> None:
+    if task.reads_images and spec.text:
+        raise SpecError(
+            f"task.text: got {list(spec.text)}; {spec.kind} reads images",
+            hint=f"leave it out, or write `image: {spec.text[0]}` if that column holds the images",
+        )
+    if task.reads_images and spec.image is None:
+        raise SpecError(
+            f"task.image: got nothing; {spec.kind} needs a column of images or of their paths",
+            hint="set task.image; in a folder of class folders the column is called image",
+        )
+    if spec.image is not None and not task.reads_images:
+        raise SpecError(
+            f"task.image: got {spec.image!r}; {spec.kind} reads texts",
+            hint="leave it out, or use the task kind image-classification",
+        )
 
 
 def load_task(spec: TaskSpec, *, seed: int) -> tuple[Task, Splits]:
@@ -119,7 +144,7 @@ class TaskSummary:
     classes: Mapping[str, int]
     """Rows of each class in train, in class order; empty when labels are no classes."""
     words_median: int
-    """Words (between white space) of the median training text, all its columns together."""
+    """Words (between white space) of the median training text, all its columns together; 1 for an image."""
     words_95: int
     """Words that 95 % of the training texts do not exceed."""
     shared_with_train: Mapping[str, int]
@@ -127,13 +152,16 @@ class TaskSummary:
 
 
 def check_task(spec: TaskSpec, *, seed: int = 0) -> TaskSummary:
-    """Read and check the data of `spec` without a model.
+    """Read and check the data of `spec` without a model; every image is decoded once.
 
     Raises:
         SpecError: As `resolve_task`.
-        DataError: As `load_splits`.
+        DataError: As `load_splits`, or an image that cannot be decoded.
     """
     task, splits = load_task(spec, seed=seed)
+    for name in SPLITS:
+        for _ in in_threads(Picture.check, splits.split(name).images):
+            pass
     words = [sum(len(cell.split()) for cell in cells) for cells in splits.train.texts]
     median, high = np.percentile(words, [50, 95], method="higher")
     counts = Counter(label for row in splits.train.labels for label in units(row, task.label))
@@ -165,6 +193,7 @@ def tokenize_split(
     Raises:
         DataError: No row is left.
     """
+    assert task.encode is not None, "images are read by `read_split`"
     tokens = tokenize(
         split.texts, tokenizer, encoder=task.encode, encoding=task.encoding, max_length=max_length, cache=cache
     )
@@ -184,3 +213,36 @@ def tokenize_split(
         stacklevel=2,
     )
     return labelled.take(kept)
+
+
+def read_split(
+    task: Task,
+    split: Split,
+    *,
+    classes: Sequence[str],
+    reader: "ImageReader",
+    n_tokens: int,
+    cache: Path | None,
+) -> PixelSplit:
+    """`split` as pixels and labels.
+
+    Args:
+        task: One that reads images.
+        split: Its rows.
+        classes: In the order of the head's outputs.
+        reader: The model's image processor.
+        n_tokens: That the model makes of an image.
+        cache: Folder of the cache; None keeps nothing.
+
+    Raises:
+        DataError: An image that cannot be decoded.
+    """
+    labels = task.labels(split, classes)
+    assert labels is not None, "images have classes"
+    return PixelSplit(
+        pixels=read_pixels(split.images, [digest for (digest,) in split.texts], reader, cache=cache),
+        scale_C=reader.scale_C,
+        shift_C=reader.shift_C,
+        n_tokens=n_tokens,
+        labels=labels.astype(np.int64),
+    )

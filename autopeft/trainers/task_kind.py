@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autopeft.trainers.batches import Batch
+from autopeft.trainers.batches import AnyBatch, Batch
 from autopeft.trainers.labels import align_tags
 from autopeft.trainers.metrics import FloatArray
 from autopeft.trainers.rows import LabelKind, Split
@@ -31,9 +31,9 @@ class Task:
     label: LabelKind
     encoding: str
     """Names what `encode` does, for the token cache."""
-    encode: Encoder
-    """Texts to rows of tokens, each at most the given length."""
-    outputs: Callable[["PreTrainedModel", Batch, "torch.device"], "Outputs"]
+    encode: Encoder | None
+    """Texts to rows of tokens, each at most the given length; None where images are read."""
+    outputs: Callable[["PreTrainedModel", AnyBatch, "torch.device"], "Outputs"]
     """Runs the model on a batch: float32 outputs, `[N, C]`, `[N]` or `[N, V]`, and their targets `[N]`."""
     loss: Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
     """Mean loss of outputs against targets."""
@@ -46,6 +46,10 @@ class Task:
     """Text columns it takes at least."""
     max_texts: int = 2
     """Text columns it takes at most."""
+
+    @property
+    def reads_images(self) -> bool:
+        return self.encode is None
 
     def labels(self, split: Split, classes: Sequence[str]) -> "np.ndarray | None":
         """One int64 class or float32 number a row; None where the targets are tokens or stand at tokens."""
@@ -68,10 +72,11 @@ class Task:
         return widths.get(self.label, len(classes))
 
 
-def inputs(batch: Batch, device: "torch.device") -> "dict[str, torch.Tensor]":
+def inputs(batch: AnyBatch, device: "torch.device") -> "dict[str, torch.Tensor]":
     """What the model is called with, on its device."""
     import torch
 
+    assert isinstance(batch, Batch), "images are given by `image_tasks`"
     arrays = {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT}
     if batch.types_BT is not None:
         arrays["token_type_ids"] = batch.types_BT

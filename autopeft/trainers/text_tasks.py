@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from autopeft.trainers import metrics
-from autopeft.trainers.batches import Batch
+from autopeft.trainers.batches import AnyBatch
 from autopeft.trainers.rows import LabelKind
 from autopeft.trainers.task_kind import Task, cross_entropy, inputs
 from autopeft.trainers.tokens import Row
@@ -61,19 +61,21 @@ def _join(begin: list[int], prompt: list[int], completion: list[int], max_length
     return Row(ids=ids, start=max(1, len(head)))
 
 
-def _row_outputs(model: "PreTrainedModel", batch: Batch, device: "torch.device") -> "Outputs":
+def _row_outputs(model: "PreTrainedModel", batch: AnyBatch, device: "torch.device") -> "Outputs":
     import torch
 
     logits_BC = model(**inputs(batch, device)).logits
     return logits_BC.float(), torch.from_numpy(batch.targets).to(device, non_blocking=True)
 
 
-def _number_outputs(model: "PreTrainedModel", batch: Batch, device: "torch.device") -> "Outputs":
+def _number_outputs(model: "PreTrainedModel", batch: AnyBatch, device: "torch.device") -> "Outputs":
     logits_B1, targets_B = _row_outputs(model, batch, device)
     return logits_B1[:, 0], targets_B
 
 
-def token_outputs(model: "PreTrainedModel", batch: Batch, device: "torch.device", **more: "torch.Tensor") -> "Outputs":
+def token_outputs(
+    model: "PreTrainedModel", batch: AnyBatch, device: "torch.device", **more: "torch.Tensor"
+) -> "Outputs":
     """Logits of the positions that have a target, and of no other: the rest of `[B, T, V]` is never made.
 
     The rows are picked before the vocabulary projection, so that whatever the model does to its logits is still done.

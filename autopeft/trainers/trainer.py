@@ -15,15 +15,18 @@ from autopeft.objectives.measurement import Measurement
 from autopeft.objectives.memory import virtual_tokens
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.trainers import loop
+from autopeft.trainers.batches import EncodedSplit
 from autopeft.trainers.calibration import calibrate
+from autopeft.trainers.checkpoint import read_config
 from autopeft.trainers.data import Splits
 from autopeft.trainers.inject import AdapterSet, inject
 from autopeft.trainers.job import AbstractTrainer, ModelSpec, Report, TaskSpec, TrainingSettings, TrainJob
-from autopeft.trainers.model import LoadedModel, load_head_state, load_model, read_config, read_shape, reset_head
+from autopeft.trainers.model import LoadedModel, load_head_state, load_model, read_shape, reset_head
 from autopeft.trainers.precision import fit_model
+from autopeft.trainers.rows import Split
 from autopeft.trainers.saved import read_adapter, save_adapter
-from autopeft.trainers.task import load_task, resolve_task, tokenize_split
-from autopeft.trainers.tokens import TokenizedSplit, cache_folder
+from autopeft.trainers.task import load_task, read_split, resolve_task, tokenize_split
+from autopeft.trainers.tokens import cache_folder
 
 
 @final
@@ -40,6 +43,7 @@ class Trainer(AbstractTrainer):
 
     Raises:
         SpecError: A setting out of range, an unknown kind or metric.
+        ModelError: Images are to be read, and the model's configuration cannot be.
     """
 
     def __init__(
@@ -57,15 +61,16 @@ class Trainer(AbstractTrainer):
             torch.set_num_threads(threads)
         self._named = model
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._model = fit_model(model, settings.precision, device=self._device, max_length=settings.max_length)
         self._spec = task
         self._settings = settings
         self._task = resolve_task(task)
+        longest = _longest(model, settings, images=self._task.reads_images)
+        self._model = fit_model(model, settings.precision, device=self._device, max_length=longest)
         self._metrics = tuple(dict.fromkeys((task.metric, *task.extra_metrics)))
         self._cache = cache or cache_folder()
         self._splits: Splits | None = None
         self._loaded: LoadedModel | None = None
-        self._tokens: dict[str, TokenizedSplit] = {}
+        self._tokens: dict[str, EncodedSplit] = {}
 
     @property
     def shape(self) -> ModelShape:
@@ -96,7 +101,8 @@ class Trainer(AbstractTrainer):
             SpecError: `max_length` is above what it takes.
         """
         if self._loaded is None:
-            check_length(self._model, self._settings.max_length)
+            if not self._task.reads_images:
+                check_length(self._model, self._settings.max_length)
             n_labels = self._task.n_labels(self.splits.classes)
             loaded = load_model(self._model, kind=self._spec.kind, n_labels=n_labels)
             loaded.model.to(device=self._device)  # type: ignore[arg-type]  # transformers wraps Module.to without its types
@@ -104,18 +110,29 @@ class Trainer(AbstractTrainer):
             self._loaded = loaded
         return self._loaded
 
-    def tokens(self, split: str) -> TokenizedSplit:
-        """One split (`train`, `validation`, `test`) as tokens; each is tokenised when it is first asked for."""
+    def tokens(self, split: str) -> EncodedSplit:
+        """One split (`train`, `validation`, `test`) as the model reads it; each is made when it is first asked for."""
         if split not in self._tokens:
-            self._tokens[split] = tokenize_split(
-                self._task,
-                self.splits.split(split),
-                classes=self.splits.classes,
-                tokenizer=self.loaded.tokenizer,
-                max_length=self._settings.max_length,
-                cache=self._cache,
-            )
+            self._tokens[split] = self._encode(self.splits.split(split))
         return self._tokens[split]
+
+    def _encode(self, split: Split) -> EncodedSplit:
+        loaded, classes = self.loaded, self.splits.classes
+        if loaded.reader is not None:
+            assert loaded.shape.image is not None, "a model with an image processor reads images"
+            n_tokens = loaded.shape.image.n_tokens
+            return read_split(
+                self._task, split, classes=classes, reader=loaded.reader, n_tokens=n_tokens, cache=self._cache
+            )
+        assert loaded.tokenizer is not None, "a model without an image processor reads texts"
+        return tokenize_split(
+            self._task,
+            split,
+            classes=classes,
+            tokenizer=loaded.tokenizer,
+            max_length=self._settings.max_length,
+            cache=self._cache,
+        )
 
     def run(self, job: TrainJob) -> Iterator[Report]:
         """Train the job's configurations one after the other.
@@ -171,7 +188,8 @@ class Trainer(AbstractTrainer):
     def _train_one(self, job: TrainJob, slot: int) -> Iterator[Report]:
         configuration, seed = job.configurations[slot], job.seeds[slot]
         settings = loop.settings_of(self._settings, configuration)
-        check_length(self._model, settings.max_length, virtual=virtual_tokens(configuration))
+        if not self._task.reads_images:
+            check_length(self._model, settings.max_length, virtual=virtual_tokens(configuration))
         loaded = self.loaded
         reset_head(loaded, seed)
         began = time.perf_counter()
@@ -207,13 +225,18 @@ class Trainer(AbstractTrainer):
         named = replace(self.loaded, spec=replace(self._model, attention=self._named.attention))
         task = {
             "kind": self._spec.kind,
-            "text": list(self._spec.text),
+            **self._inputs(),
             "labels": list(self.splits.classes),
             "metric": self._spec.metric,
-            "max_length": self._settings.max_length,
             "metrics": dict(measurement.metrics),
         }
         save_adapter(folder, adapters, loaded=named, task=task)
+
+    def _inputs(self) -> dict[str, object]:
+        """What is noted of how rows were read."""
+        if self._task.reads_images:
+            return {"image": self._spec.image}
+        return {"text": list(self._spec.text), "max_length": self._settings.max_length}
 
     def _attach(self, folder: Path) -> AdapterSet:
         info, adapters, head = read_adapter(folder)
@@ -269,6 +292,12 @@ def _deadline(job: TrainJob) -> float | None:
     if not isinstance(value, (int, float)) or value <= 0:
         raise SpecError(f"deadline_seconds: got {value!r}; a number of seconds above 0 is needed")
     return float(value)
+
+
+def _longest(model: ModelSpec, settings: TrainingSettings, *, images: bool) -> int:
+    """Tokens of the longest row there may be."""
+    image = read_shape(model).image if images else None
+    return settings.max_length if image is None else image.n_tokens
 
 
 def check_length(model: ModelSpec, max_length: int, *, virtual: int = 0) -> None:

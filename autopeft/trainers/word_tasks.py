@@ -10,7 +10,7 @@ import numpy as np
 
 from autopeft.errors import ModelError
 from autopeft.trainers import metrics
-from autopeft.trainers.batches import Batch
+from autopeft.trainers.batches import AnyBatch
 from autopeft.trainers.labels import units
 from autopeft.trainers.rows import LabelKind
 from autopeft.trainers.task_kind import Task, cross_entropy, inputs
@@ -60,7 +60,7 @@ def _begun(spans_T: Sequence[tuple[int, int]], words: Sequence[str]) -> list[int
     return begun
 
 
-def _word_outputs(model: "PreTrainedModel", batch: Batch, device: "torch.device") -> "Outputs":
+def _word_outputs(model: "PreTrainedModel", batch: AnyBatch, device: "torch.device") -> "Outputs":
     """Logits `[N, C]` and classes `[N]` of the tagged tokens."""
     import torch
 

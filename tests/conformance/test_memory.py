@@ -16,8 +16,8 @@ from tests.conformance.test_methods import sizes_of
 from tests.models import N_LAYERS
 from tests.trainers.measured_memory import measure_peak, open_model
 
-FAMILIES = ("bert", "llama")
-BATCH = {"batch_size": 6, "length": 24}
+FAMILIES = ("bert", "llama", "vit")
+BATCH_SIZE, LENGTH = 6, 24
 TOLERANCE = 0.05
 
 
@@ -30,6 +30,10 @@ def on(method: str, shape: ModelShape, layers: tuple[int, ...]) -> Configuration
     return configuration(setting(method, layers, **{METHODS[method].size_field.name: size}, **targets))
 
 
+def batch_of(shape: ModelShape) -> dict[str, int]:
+    return {"batch_size": BATCH_SIZE, "length": shape.image.n_tokens if shape.image else LENGTH}
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder: Path = tmp_path_factory.mktemp(request.param)
@@ -40,18 +44,20 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize("layers", [(0, 2), (2,)], ids=["low", "top"])
 def test_the_prediction_is_near_the_measured_peak(method: str, layers: tuple[int, ...], loaded: LoadedModel) -> None:
     config = on(method, loaded.shape, layers)
-    measured, head = measure_peak(loaded, config, **BATCH)
-    predicted = predict_memory(loaded.shape, config, **BATCH, n_labels=2, head_parameters=head).total
+    batch = batch_of(loaded.shape)
+    measured, head = measure_peak(loaded, config, **batch)
+    predicted = predict_memory(loaded.shape, config, **batch, n_labels=2, head_parameters=head).total
     assert predicted == pytest.approx(measured, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.at_input])
 def test_gradients_stop_below_the_lowest_adapted_layer(method: str, loaded: LoadedModel) -> None:
+    batch = batch_of(loaded.shape)
     kept = [
-        predict_memory(loaded.shape, on(method, loaded.shape, (layer,)), **BATCH, n_labels=2).activations
+        predict_memory(loaded.shape, on(method, loaded.shape, (layer,)), **batch, n_labels=2).activations
         for layer in range(N_LAYERS)
     ]
-    whole = loaded.shape.hidden_size * BATCH["batch_size"] * BATCH["length"] * 4
+    whole = loaded.shape.hidden_size * batch["batch_size"] * batch["length"] * 4
     assert kept[0] - kept[1] > whole, "a layer keeps several values of the residual stream's width"
-    rotation = 2 * BATCH["length"] * loaded.shape.head_dim * 4
+    rotation = 2 * batch["length"] * loaded.shape.head_dim * 4
     assert kept[1] - kept[2] - (kept[0] - kept[1]) in (0, rotation), "a layer each; the rotary table is kept once"

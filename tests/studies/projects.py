@@ -43,6 +43,11 @@ def study_data(**changes: object) -> dict[str, object]:
         "resources": {"executor": "local"},
         "tracking": {"mlflow": None},
     }
+    return put(data, changes)
+
+
+def put(data: dict[str, object], changes: Mapping[str, object]) -> dict[str, object]:
+    """`data` with `changes` put in, as `study_data` reads them; `...` takes a key out."""
     for key, value in changes.items():
         _put(data, key.split("__"), value)
     return data

@@ -5,9 +5,12 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+import transformers
 
 from autopeft import cli
-from tests.studies.projects import make_project, study_data, write_rows, write_study
+from tests.images import CLASSES, drawn, write_folder, write_table
+from tests.models import save_model
+from tests.studies.projects import make_project, put, study_data, write_rows, write_study
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +121,81 @@ def test_unusable_training_rows_are_named(
     assert status_of(monkeypatch, "search", "study.yaml") == 2
     shown = capsys.readouterr().err
     assert all(words in shown for words in said)
+
+
+IMAGE_CASES: list[tuple[dict[str, object], tuple[str, ...]]] = [
+    ({"task__image": ...}, ("task.image: missing", "add `task.image: ...`")),
+    ({"task__text": "image"}, ("task.text: got ['image']", "reads images")),
+    ({"task__image": "picture"}, ("no column 'picture'", "task.image", "'image'")),
+    ({"task__label": "class"}, ("no column 'class'", "task.label", "'label'")),
+    ({"task__metric": "perplexity"}, ("task.metric: got 'perplexity'", "accuracy")),
+    ({"task__data__train": "shapes/trian"}, ("shapes/trian: no such file",)),
+    ({"task__data__train": "shapes"}, ("holds splits (train, test)", "data: {train: ")),
+    ({"task__data__train": "empty"}, ("empty: no images could be read", "a folder for each class")),
+    ({"task__data__train": "one"}, ("one: its folders give no classes", "CLASS/FILE")),
+    ({"task__data__train": "gone.csv"}, ("gone.csv row 2: ", "nowhere.png: no such file")),
+    ({"task__data__train": "text.csv"}, ("text.csv row 1: ", "notes.txt: not an image file")),
+    ({"task__data__train": "cut.csv"}, ("cut.csv row 1: ", "cut.png: a damaged image")),
+    ({"task__data__train": "same.csv"}, ("same.csv: every row has the label 'a'",)),
+    ({"model": "bert"}, ("a bert model is no vision transformer",)),
+    ({"model": "swin"}, ("a swin model has no single width",)),
+    ({"model": "bare"}, ("image processor: ", "preprocessor_config.json")),
+    ({"task__kind": "text-classification", "task__image": ..., "task__text": "label"}, ("a vit model reads images",)),
+    ({"task__kind": "text-classification"}, ("task.text: missing",)),
+    ({"task__kind": "text-classification", "task__text": "label"}, ("task.image: got 'image'", "reads texts")),
+]
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of images beside all kinds of unusable files."""
+    folder = tmp_path_factory.mktemp("gallery")
+    for name in ("vit", "bert", "bare"):
+        save_model("vit" if name == "bare" else name, folder / name)
+    (folder / "bare" / "preprocessor_config.json").unlink()
+    transformers.SwinConfig().save_pretrained(folder / "swin")
+    for split in ("train", "test"):
+        write_folder(folder / "shapes" / split, 20)
+    write_folder(folder / "one", 1)
+    (folder / "empty").mkdir()
+    (folder / "notes.txt").write_text("no image")
+    drawn(0).save(folder / "cut.png")
+    (folder / "cut.png").write_bytes((folder / "cut.png").read_bytes()[:-30])
+    shown = [(f"shapes/train/{name}/{index:03d}.png", name) for index, name in enumerate(CLASSES * 10)]
+    write_table(folder / "train.csv", shown)
+    write_table(folder / "gone.csv", [shown[0], ("nowhere.png", "disc"), *shown])
+    write_table(folder / "text.csv", [("notes.txt", "disc"), *shown])
+    write_table(folder / "cut.csv", [("cut.png", "disc"), *shown])
+    write_table(folder / "same.csv", [(path, "a") for path, _ in shown])
+    return folder
+
+
+@pytest.mark.parametrize(("changes", "said"), IMAGE_CASES, ids=[str(changes)[:50] for changes, _ in IMAGE_CASES])
+def test_a_mistake_in_a_study_of_images_is_named_and_nothing_is_written(
+    changes: dict[str, object],
+    said: tuple[str, ...],
+    gallery: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    task = {"kind": "image-classification", "image": "image", "label": "label", "metric": "accuracy"}
+    data = {"train": "train.csv", "test": "train.csv", "validation": "train.csv"}
+    if str(changes.get("task__data__train", "")).endswith("csv"):
+        data = {"train": "train.csv"}
+    study = study_data(model="vit", task=task | {"data": data}, space={"lora": {"rank": 2}}, **{"study": "images"})
+    write_study(gallery, put(study, changes))
+    monkeypatch.chdir(gallery)
+    monkeypatch.setenv("AUTOPEFT_CACHE", str(tmp_path / "cache"))
+    before = files_in(gallery)
+    assert status_of(monkeypatch, "search", "study.yaml") == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: ")
+    assert len(shown.err.splitlines()) <= 2, shown.err
+    for words in said:
+        assert words in shown.err
+    assert files_in(gallery) == before
 
 
 def test_a_label_that_train_does_not_have_is_named(

@@ -6,22 +6,51 @@ import numpy as np
 import torch
 
 from autopeft.spaces.configuration import Configuration
+from autopeft.spaces.model_shape import ImageInput
 from autopeft.trainers.batches import Batch
 from autopeft.trainers.inject import inject
 from autopeft.trainers.job import ModelSpec, TrainingSettings
+from autopeft.trainers.kinds import CLASSIFICATION, IMAGES
 from autopeft.trainers.meter import MemoryMeter
 from autopeft.trainers.model import LoadedModel, head_parameters, load_model, set_training
 from autopeft.trainers.optimizers import make_optimizer
+from autopeft.trainers.pixels import ImageBatch
 from autopeft.trainers.task import TASKS
-from tests.models import save_model
+from tests.models import IMAGE_MODELS, save_model
 
 
 def open_model(family: str, folder: Path, *, attention: str, dtype: str) -> LoadedModel:
     """A tiny model with a head of two classes."""
     spec = ModelSpec(name=str(save_model(family, folder)), attention=attention, dtype=dtype)
-    loaded = load_model(spec, kind="text-classification", n_labels=2)
+    loaded = load_model(spec, kind=IMAGES if family in IMAGE_MODELS else CLASSIFICATION, n_labels=2)
     loaded.model.config.use_cache = False
     return loaded
+
+
+def text_batch(loaded: LoadedModel, batch_size: int, length: int) -> Batch:
+    """Random words, one row two tokens shorter."""
+    chance = np.random.default_rng(0)
+    mask = np.ones((batch_size, length), dtype=np.int64)
+    mask[1, -2:] = 0
+    return Batch(
+        ids_BT=chance.integers(5, loaded.shape.vocabulary_size, mask.shape),
+        mask_BT=mask,
+        types_BT=None,
+        targets=chance.integers(0, 2, batch_size),
+        tokens=int(mask.sum()),
+    )
+
+
+def image_batch(image: ImageInput, batch_size: int) -> ImageBatch:
+    """Random pixels."""
+    chance = np.random.default_rng(0)
+    return ImageBatch(
+        pixels_BCHW=chance.integers(0, 256, (batch_size, image.n_channels, image.height, image.width), dtype=np.uint8),
+        scale_C=np.full(image.n_channels, 2 / 255, dtype=np.float32),
+        shift_C=np.full(image.n_channels, -1.0, dtype=np.float32),
+        targets=chance.integers(0, 2, batch_size),
+        n_tokens=image.n_tokens,
+    )
 
 
 def measure_peak(
@@ -33,15 +62,8 @@ def measure_peak(
     settings: TrainingSettings | None = None,
 ) -> tuple[int, int]:
     """(peak bytes of one step, parameters of the head)."""
-    chance = np.random.default_rng(0)
-    mask = np.ones((batch_size, length), dtype=np.int64)
-    mask[1, -2:] = 0
-    batch = Batch(
-        ids_BT=chance.integers(5, loaded.shape.vocabulary_size, mask.shape),
-        mask_BT=mask,
-        types_BT=None,
-        targets=chance.integers(0, 2, batch_size),
-        tokens=int(mask.sum()),
+    batch = (
+        image_batch(loaded.shape.image, batch_size) if loaded.shape.image else text_batch(loaded, batch_size, length)
     )
     adapters = inject(loaded.model, loaded.shape, configuration, seed=0)
     head = head_parameters(loaded)
@@ -50,7 +72,7 @@ def measure_peak(
     meter.start()
     set_training(loaded, training=True)
     adapters.train()
-    task = TASKS["text-classification"][0]
+    task = TASKS[loaded.kind][0]
     try:
         with meter.step(optimizer):
             loss = task.loss(*task.outputs(loaded.model, batch, torch.device("cpu")))

@@ -11,7 +11,7 @@ from autopeft.errors import DataError
 from autopeft.trainers import data
 from autopeft.trainers.data import LabelKind, Split, load_splits, text_key
 from autopeft.trainers.job import DataSpec, TaskSpec
-from tests.trainers.test_tables import FakeRows, fake_datasets
+from tests.trainers.test_sources import FakeRows, fake_datasets
 
 
 def write(file: Path, rows: Sequence[Sequence[object]], header: Sequence[str] = ("text", "label")) -> str:

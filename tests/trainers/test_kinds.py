@@ -7,11 +7,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
 import transformers
-from transformers import BartConfig, PretrainedConfig, T5Config
+from transformers import BartConfig, BlenderbotConfig, M2M100Config, PretrainedConfig, T5Config
 
 from autopeft.errors import DataError, ModelError, SpecError
 from autopeft.spaces.configuration import Configuration
@@ -19,7 +20,7 @@ from autopeft.trainers.batches import collate
 from autopeft.trainers.inject import inject
 from autopeft.trainers.job import DataSpec, ModelSpec, TaskSpec, TrainJob
 from autopeft.trainers.kinds import KINDS
-from autopeft.trainers.model import load_model
+from autopeft.trainers.model import decoder_inputs, load_model
 from autopeft.trainers.task import TASKS, check_task, load_task, resolve_task
 from autopeft.trainers.tokens import tokenize
 from autopeft.trainers.trainer import Trainer
@@ -27,6 +28,7 @@ from tests.configurations import configuration, setting
 from tests.models import HIDDEN, MODELS, VOCABULARY_SIZE, WORDS, save_model, tokenizer
 from tests.trainers import support
 from tests.trainers.test_data import write
+from tests.trainers.test_sources import fake_datasets
 
 LORA = configuration(setting("lora", (0, 1, 2), rank=8, targets=MODELS["bert"].query_value, alpha=16.0))
 TAGGER = replace(LORA, training=(("learning_rate", 3e-2),))
@@ -115,6 +117,28 @@ def test_tags_that_cannot_be_used_are_refused(rows: list[tuple[str, str]], messa
     file = write(tmp_path / "t.csv", rows * 10)
     with pytest.raises(DataError, match=message):
         load_task(words_task(file, data=DataSpec(train=file, validation=file, test=file)), seed=0)
+
+
+def test_the_tag_of_no_part_is_class_zero_whatever_the_data_set_calls_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tags:
+        feature = datasets.ClassLabel(names=["B-X", "B-Y", "O"])
+
+    class Rows:
+        column_names = ("text", "label")
+        features = {"text": object(), "label": Tags()}
+
+        def __getitem__(self, column: str) -> list[list[object]]:
+            return [["a", "b", "c"]] * 9 if column == "text" else [[2, 0, 1]] * 9
+
+    fake_datasets(monkeypatch, {"train": Rows(), "validation": Rows(), "test": Rows()})
+    _, splits = load_task(words_task("", data=DataSpec(hub="x")), seed=0)
+    assert splits.classes == ("O", "B-X", "B-Y")
+
+
+def test_a_single_word_and_its_tag_need_no_list(tmp_path: Path) -> None:
+    rows = [{"text": word, "label": index % 2} for index, word in enumerate(WORDS[:20])]
+    _, splits = load_task(words_task(lines(tmp_path / "t.jsonl", rows), metric="f1", extra_metrics=()), seed=0)
+    assert splits.classes == ("0", "1")
 
 
 def test_an_empty_part_of_a_list_is_refused(tmp_path: Path) -> None:
@@ -351,6 +375,76 @@ def test_adapters_on_encoder_and_decoder_merge_and_leave_no_trace(pair_model: Pa
     assert not torch.allclose(before, changed)
     adapters.remove()
     assert torch.equal(loaded.model(input_ids=ids, decoder_input_ids=ids).logits, before)
+
+
+OTHERS: dict[str, PretrainedConfig] = {
+    "m2m_100": M2M100Config(
+        vocab_size=VOCABULARY_SIZE,
+        d_model=HIDDEN,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        decoder_start_token_id=2,
+    ),
+    "blenderbot": BlenderbotConfig(
+        vocab_size=VOCABULARY_SIZE,
+        d_model=HIDDEN,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        decoder_start_token_id=1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, *OTHERS])
+def test_the_decoder_is_given_what_the_library_gives_it(name: str, tmp_path: Path) -> None:
+    config = (CONFIGS | OTHERS)[name]
+    transformers.AutoModelForSeq2SeqLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    loaded = load_model(ModelSpec(name=str(tmp_path)), kind="seq2seq", n_labels=None)
+    labels = torch.tensor([[5, 6, 2], [7, 2, -100]])
+    ids = torch.tensor([[5, 6], [7, 8]])
+    given = decoder_inputs(loaded.model, labels)
+    assert given[:, 0].tolist() == [config.decoder_start_token_id] * 2
+    assert given.min() >= 0
+    whole = loaded.model(input_ids=ids, labels=labels)
+    logits = loaded.model(input_ids=ids, decoder_input_ids=given).logits
+    torch.testing.assert_close(logits, whole.logits)
+
+
+def test_a_decoder_that_does_not_know_how_to_begin_is_refused(tmp_path: Path) -> None:
+    transformers.AutoModelForSeq2SeqLM.from_config(CONFIGS["t5"]).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    spec = ModelSpec(name=str(tmp_path))
+    drop_start(tmp_path / "config.json")
+    assert load_model(spec, kind="seq2seq", n_labels=None).model.config.decoder_start_token_id == 0
+    drop_start(tmp_path / "generation_config.json")
+    with pytest.raises(ModelError, match=r"config\.json names no decoder_start_token_id.*T5 it is pad_token_id"):
+        load_model(spec, kind="seq2seq", n_labels=None)
+
+
+def drop_start(file: Path) -> None:
+    data = json.loads(file.read_text())
+    del data["decoder_start_token_id"]
+    file.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(("family", "kind"), [("llama", "multiple-choice"), ("gptj", "token-classification")])
+def test_a_family_without_a_class_for_the_kind_is_refused(family: str, kind: str, tmp_path: Path) -> None:
+    spec = ModelSpec(name=str(save_model(family, tmp_path)))
+    with pytest.raises(ModelError, match=rf"transformers has no {family} model for {kind} \(use another model; bert, "):
+        load_model(spec, kind=kind, n_labels=2)
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,18 @@ def test_class_metrics_equal_scikit_learn_s(pair: tuple[list[int], list[int]]) -
     predicted, target = (np.array(side) for side in pair)
     assert metrics.accuracy(predicted, target) == pytest.approx(twins.accuracy_score(target, predicted))
     assert metrics.matthews(predicted, target) == pytest.approx(twins.matthews_corrcoef(target, predicted), abs=1e-12)
-    average = "binary" if max(*predicted, *target) <= 1 else "macro"
-    expected = twins.f1_score(target, predicted, average=average, zero_division=0.0)
-    assert metrics.f1(predicted, target) == pytest.approx(expected)
+    expected = twins.f1_score(target, predicted, average="macro", zero_division=0.0)
+    assert metrics.f1(predicted, target, 4) == pytest.approx(expected)
+    second = [(side > 1).astype(int) for side in (predicted, target)]
+    assert metrics.f1(second[0], second[1], 2) == pytest.approx(twins.f1_score(second[1], second[0], zero_division=0.0))
+
+
+def test_f1_is_a_mean_over_classes_even_where_only_the_first_two_are_about() -> None:
+    logits = np.array([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
+    target = np.array([0, 1, 1, 1])
+    found = metrics.class_metrics(["f1"], logits, target)["f1"]
+    assert found == pytest.approx(twins.f1_score(target, logits.argmax(1), average="macro"))
+    assert found != pytest.approx(metrics.class_metrics(["f1"], logits[:, :2], target)["f1"])
 
 
 @given(NUMBERS)
@@ -57,7 +66,7 @@ def test_constant_predictions_have_no_correlation() -> None:
     assert metrics.pearson(constant, varied) == 0.0
     assert metrics.spearman(varied, constant) == 0.0
     assert metrics.matthews(np.zeros(4, dtype=int), np.array([0, 1, 0, 1])) == 0.0
-    assert metrics.f1(np.zeros(4, dtype=int), np.array([0, 1, 0, 1])) == 0.0
+    assert metrics.f1(np.zeros(4, dtype=int), np.array([0, 1, 0, 1]), 2) == 0.0
 
 
 def test_class_metrics_report_the_cross_entropy_beside_what_was_asked() -> None:
