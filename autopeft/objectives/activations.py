@@ -52,6 +52,8 @@ class _Walk:
     b: int
     frozen_a: bool = False
     """The first factors of low-rank pairs are not trained, so that their inputs need not be kept."""
+    positions_by_row: bool = False
+    """Every row has a rotation of its own, since virtual tokens number a decoder's positions by its mask."""
     kept: dict[str, int] = field(default_factory=dict)
     layer: int = 0
     settings: dict[str, dict[str, FieldValue]] = field(default_factory=dict)
@@ -172,10 +174,16 @@ def saved_bytes(
         bytes_each: Bytes of one activation: 4 in float32, 2 in bf16.
         frozen_a: The first factors of low-rank pairs are not trained.
     """
-    walk = _Walk(
-        shape=shape, family=family_of(shape), batch_size=batch_size, length=length, b=bytes_each, frozen_a=frozen_a
-    )
     grad = any(METHODS[setting.method].at_input for setting in configuration if setting.method in METHODS)
+    walk = _Walk(
+        shape=shape,
+        family=family_of(shape),
+        batch_size=batch_size,
+        length=length,
+        b=bytes_each,
+        frozen_a=frozen_a,
+        positions_by_row=grad and shape.causal,
+    )
     for layer in range(shape.n_layers):
         walk.layer = layer
         walk.visited = set()
@@ -236,7 +244,8 @@ def _attention(walk: _Walk, sites: tuple[Site, ...], x: str, *, grad: bool) -> b
     elif grad_out:
         _keep_fused(walk, flags, n_prefix=n_prefix, one_map=fused is not None)
     if walk.family.rotary and grad_out:
-        walk.keep("rotation", 2 * walk.length * walk.shape.head_dim, shared=True)
+        rows = walk.batch_size if walk.positions_by_row else 1
+        walk.keep("rotation", 2 * rows * walk.length * walk.shape.head_dim, shared=True)
     output = site_of(sites, Role.ATTENTION_OUTPUT)
     return walk.linear(output, "context", grad=grad_out) if output is not None else grad_out
 

@@ -6,8 +6,8 @@ from autopeft.objectives.activations import FLOAT32, head_bytes, saved_bytes
 from autopeft.objectives.parameters import count_parameters
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.factors import first_factor_parameters
-from autopeft.spaces.methods import METHODS
 from autopeft.spaces.model_shape import ModelShape
+from autopeft.spaces.virtual_tokens import virtual_tokens
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ADAMW_STATES = 2
@@ -89,13 +89,6 @@ def predict_memory(
         optimizer=ADAMW_STATES * FLOAT32 * trained,
         activations=activations,
         workspace=_workspace(shape, n_tokens, n_labels=n_labels, each=each) if workspace else 0,
-    )
-
-
-def virtual_tokens(configuration: Configuration) -> int:
-    """Positions that the methods of `configuration` add to every sequence."""
-    return sum(
-        METHODS[setting.method].virtual_tokens(setting) for setting in configuration if setting.method in METHODS
     )
 
 

@@ -79,15 +79,6 @@ def _setting(method: str, rows: Mapping[int, Mapping[str, FieldValue]]) -> Metho
     return MethodSetting(method=method, layers=tuple(rows), fields=fields)
 
 
-def most_virtual_tokens(structure: Structure) -> int:
-    """Positions that the configurations of `structure` add to a sequence, at most."""
-    total = 0
-    for method in structure.methods:
-        values = corner(method, 0, high=True) if method.method.at_input else {}
-        total += method.method.virtual_tokens(_setting(method.name, {0: values})) if values else 0
-    return total
-
-
 def corner(method: BoundMethod, position: int, *, high: bool) -> dict[str, FieldValue]:
     """The smallest or largest values of `method` at `position`; empty when its size can only be 0."""
     sizes = cast(Sequence[int], method.size.cell_at(position).levels)

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from autopeft.errors import SpecError
 from autopeft.objectives.memory import predict_memory
 from autopeft.spaces.configuration import LEARNING_RATE, Configuration, Scalar
-from autopeft.spaces.counts import most_virtual_tokens
 from autopeft.spaces.domain import Fixed
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.space import SearchSpace
 from autopeft.spaces.training import ACTIVE_WITH
 from autopeft.spaces.validity_rules import RULED_SETTINGS
+from autopeft.spaces.virtual_tokens import most_virtual_tokens
 from autopeft.studies.spec import StudySpec
 from autopeft.trainers.job import TrainingSettings
 from autopeft.trainers.task import TaskSummary, check_task

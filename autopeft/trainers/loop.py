@@ -15,6 +15,7 @@ from autopeft.errors import ConfigurationError, DeadlineError, DivergedError, Sp
 from autopeft.objectives.measurement import Measurement
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.training import LAYER_SAMPLING, OPTIMIZERS
+from autopeft.spaces.virtual_tokens import virtual_tokens
 from autopeft.trainers.allocation import RankAllocation, allocation_of
 from autopeft.trainers.batches import EncodedSplit, batches_of, evaluation_batches, largest_batch, training_batches
 from autopeft.trainers.inject import AdapterSet
@@ -22,7 +23,7 @@ from autopeft.trainers.job import TrainingSettings
 from autopeft.trainers.layer_sampling import LayerSampler
 from autopeft.trainers.meter import MemoryMeter
 from autopeft.trainers.model import LoadedModel, head_parameters, set_training
-from autopeft.trainers.optimizers import INITIAL, make_optimizer, own_rates
+from autopeft.trainers.optimizers import INITIAL, make_optimizer, own_rates, own_ratios
 from autopeft.trainers.regularizers import DensityMeter, Regularizers
 from autopeft.trainers.rows import LabelKind
 from autopeft.trainers.sites import layers_of
@@ -137,8 +138,9 @@ def train(run: Run) -> Iterator[Measurement]:
         DeadlineError: `run.deadline_seconds` have passed.
     """
     head = head_parameters(run.loaded)
-    rates = own_rates(run.adapters.configuration)
-    optimizer = make_optimizer([*run.adapters.named_parameters(), *head.items()], run.settings, rates=rates)
+    rates, ratios = own_rates(run.adapters.configuration), own_ratios(run.adapters.configuration)
+    trained = [*run.adapters.named_parameters(), *head.items()]
+    optimizer = make_optimizer(trained, run.settings, rates=rates, ratios=ratios)
     meter = MemoryMeter(device=run.loaded.model.device, modules=(run.loaded.model, run.adapters))
     meter.start()
     sampler = _sampler(run)
@@ -251,7 +253,8 @@ def evaluate(run: Run, split: EncodedSplit) -> dict[str, float]:
     batches = evaluation_batches(split.widths, run.settings.evaluation_batch_size)
     statistics: list[torch.Tensor] = []
     targets: list[torch.Tensor] = []
-    meter = DensityMeter(run.loaded) if run.settings.measure_density else None
+    virtual = virtual_tokens(run.adapters.configuration)
+    meter = DensityMeter(run.loaded, virtual=virtual) if run.settings.measure_density else None
     _set_mode(run, training=False)
     with torch.inference_mode():
         for batch in batches_of(split, batches, pad_id=_pad_id(run)):

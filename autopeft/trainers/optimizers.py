@@ -1,5 +1,6 @@
 """Which optimizer moves the trained tensors, how fast, and with which decay."""
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
@@ -24,8 +25,19 @@ def own_rates(configuration: Configuration) -> dict[str, float]:
     return {row.method: row.learning_rate for row in configuration if row.learning_rate is not None}
 
 
+def own_ratios(configuration: Configuration) -> dict[str, float]:
+    """What multiplies the rate of single tensors, by the beginning of their names: DePT's virtual tokens."""
+    dept = configuration.method("dept")
+    ratio = dept and (dept.at(0) or {}).get("prompt_ratio")
+    return {"dept.0.encoder.": float(ratio)} if isinstance(ratio, (int, float)) else {}
+
+
 def make_optimizer(
-    trained: Sequence[tuple[str, nn.Parameter]], settings: TrainingSettings, *, rates: Mapping[str, float] = NO_RATES
+    trained: Sequence[tuple[str, nn.Parameter]],
+    settings: TrainingSettings,
+    *,
+    rates: Mapping[str, float] = NO_RATES,
+    ratios: Mapping[str, float] = NO_RATES,
 ) -> torch.optim.Optimizer:
     """The optimizer of `trained` (name, parameter), in groups of one peak learning rate (`initial_lr`) and one decay.
 
@@ -39,6 +51,7 @@ def make_optimizer(
         trained: Tensors of adapters, whose names begin with their method, and of the head.
         settings: Optimizer, rate and decays.
         rates: Peak learning rates by method.
+        ratios: What multiplies the rate of tensors whose names begin so.
     """
     assert settings.optimizer in OPTIMIZERS, "checked where settings are read"
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -47,6 +60,7 @@ def make_optimizer(
             parameter.requires_grad_(False)
         else:
             rate = rates.get(name.partition(".")[0], settings.learning_rate)
+            rate *= math.prod(ratio for begin, ratio in ratios.items() if name.startswith(begin))
             groups.setdefault(_pace(name, parameter, settings, rate=rate), []).append(parameter)
     rows = [
         {"params": members, "lr": rate, INITIAL: rate, "weight_decay": decay}

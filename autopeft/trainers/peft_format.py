@@ -1,4 +1,4 @@
-"""Adapters as a folder that plain Hugging Face `peft` loads: lora, or one method that peft implements."""
+"""Adapters as a folder that plain Hugging Face `peft` loads: low-rank, virtual tokens, or what peft implements."""
 
 import json
 from collections import Counter
@@ -108,7 +108,7 @@ def check_exportable(configuration: Configuration, *, transposed: bool = False) 
         peft_export.check_exportable(configuration.methods[0], transposed=transposed)
     elif len(methods) != 1 or methods[0] not in LORAS:
         raise ConfigurationError(
-            f"the PEFT format holds one low-rank or one bridged method, this configuration has"
+            f"the PEFT format holds one low-rank method, one bridged or one prompt, this configuration has"
             f" {', '.join(methods) or 'no adapters'}",
             hint="export in AutoPEFT's own format and load it with autopeft.load; `autopeft methods` marks what is"
             " bridged",
@@ -117,20 +117,20 @@ def check_exportable(configuration: Configuration, *, transposed: bool = False) 
 
 def _write(folder: Path, adapters: AdapterSet, *, info: AdapterInfo, head: Mapping[str, torch.Tensor]) -> Path:
     check_exportable(info.configuration, transposed=info.transposed)
-    if info.configuration.methods[0].method in LORAS:
+    method, key = info.configuration.methods[0].method, _KEY
+    if method in LORAS:
         pairs = _pairs(adapters, info)
         tensors: dict[str, torch.Tensor] = {f"{_KEY}{name}.lora_A.weight": pair.a for name, pair in pairs.items()}
         tensors |= {f"{_KEY}{name}.lora_B.weight": pair.b for name, pair in pairs.items()}
         config = _config(pairs)
-    elif info.configuration.method(NORMS):
+    elif method == NORMS:
         tensors, config = _norms(adapters, info)
-    elif info.configuration.methods[0].method in peft_prompts.METHODS_AT_INPUT:
-        exported = peft_prompts.export_prompt(adapters, info)
+    elif method in peft_prompts.METHODS_AT_INPUT:
+        exported, key = peft_prompts.export_prompt(adapters, info), peft_prompts.KEY
         tensors, config = dict(exported.tensors), exported.config
     else:
         exported = peft_export.export_bridged(adapters, info)
         tensors, config = dict(exported.tensors), exported.config
-    key = _KEY if info.configuration.methods[0].method not in peft_prompts.METHODS_AT_INPUT else peft_prompts.KEY
     tensors |= {f"{key}{name}": value for name, value in head.items()}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(folder / TENSORS_FILE, save_tensors(plain, metadata={"format": "pt"}))

@@ -1,4 +1,4 @@
-"""Virtual tokens in the format of Hugging Face PEFT: at inference all of them are its PROMPT_TUNING."""
+"""Virtual tokens in the format of Hugging Face PEFT, which keeps the rows and not what made them."""
 
 from typing import Final
 
@@ -38,7 +38,7 @@ def export_prompt(adapters: AdapterSet, info: AdapterInfo) -> Exported:
     ((_, _, adapter),) = adapters.adapters()
     assert isinstance(adapter, PromptAdapter)
     shape = info.shape
-    config = {
+    config: dict[str, object] = {
         "peft_type": "PROMPT_TUNING",
         "num_virtual_tokens": adapter.length,
         "token_dim": embedding_width(shape),
@@ -46,4 +46,12 @@ def export_prompt(adapters: AdapterSet, info: AdapterInfo) -> Exported:
         "num_attention_heads": shape.n_heads,
         "num_layers": shape.n_layers,
     }
+    (setting,) = info.configuration
+    values = setting.at(0) or {}
+    if setting.method == "p_tuning":
+        encoder = {
+            "encoder_reparameterization_type": str(values["encoder"]).upper(),
+            "encoder_hidden_size": values["width"],
+        }
+        config |= {"peft_type": "P_TUNING"} | encoder
     return Exported(config=config, tensors={"prompt_embeddings": adapter.rows().detach()})

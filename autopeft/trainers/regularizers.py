@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from autopeft.errors import ConfigurationError
 from autopeft.spaces.model_shape import Role
+from autopeft.spaces.virtual_tokens import virtual_tokens
 from autopeft.trainers.adapters.adapter import Handle
 from autopeft.trainers.batches import AnyBatch
 from autopeft.trainers.inject import AdapterSet
@@ -129,11 +130,14 @@ class Spectrum(AbstractRegularizer):
 class Density(AbstractRegularizer):
     """DEFT: the mean of o^2 / (o^2 + epsilon) over the activations o in every feed-forward block [R: IBM/DEFT].
 
-    Padding is left out. An encoder and a decoder each have a mean of their own, which are added.
+    Padding and virtual tokens are left out. An encoder and a decoder each have a mean of their own, which are added.
     """
 
-    def __init__(self, weight: float, *, blocks: Sequence[Sequence[nn.Module]], epsilon: float) -> None:
+    def __init__(
+        self, weight: float, *, blocks: Sequence[Sequence[nn.Module]], epsilon: float, virtual: int = 0
+    ) -> None:
         super().__init__(weight)
+        self._virtual = virtual
         self._blocks = blocks
         self._epsilon = epsilon
         self._terms: list[list[torch.Tensor]] = []
@@ -145,7 +149,7 @@ class Density(AbstractRegularizer):
             for down in downs:
 
                 def keep(_: nn.Module, args: tuple[torch.Tensor, ...], terms: list[torch.Tensor] = terms) -> None:
-                    square = _real(args[0], batch).float().square()
+                    square = _real(args[0], batch, virtual=self._virtual).float().square()
                     terms.append((square / (square + self._epsilon)).mean())
 
                 handles.append(down.register_forward_pre_hook(keep))
@@ -168,7 +172,8 @@ class Regularizers:
     ) -> None:
         self._loaded = loaded
         self._adapters = adapters
-        self._terms = _chosen(loaded, settings, regression=regression)
+        virtual = virtual_tokens(adapters.configuration)
+        self._terms = _chosen(loaded, settings, regression=regression, virtual=virtual)
         self._noise = WeightNoise(loaded, adapters, sigma=settings.ggpo_sigma, beta=settings.ggpo_beta)
         self._last: torch.Tensor | None = None
 
@@ -220,7 +225,8 @@ class Regularizers:
 class DensityMeter:
     """Inside `with`, counts the active feed-forward activations of real tokens."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, *, virtual: int = 0) -> None:
+        self._virtual = virtual
         self._downs = [down for part in feed_forwards(loaded) for down in part]
         self._active, self._nonzero, self._total = 0, 0, 0
 
@@ -229,7 +235,7 @@ class DensityMeter:
         """Around a forward pass of `batch`."""
 
         def count(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            active = _real(args[0], batch)
+            active = _real(args[0], batch, virtual=self._virtual)
             self._active += (active.abs() > DENSE_ABOVE).sum()
             self._nonzero += (active != 0).sum()
             self._total += active.numel()
@@ -277,15 +283,20 @@ def off_diagonal_covariance(features_ND: torch.Tensor) -> torch.Tensor:
     return (covariance.square().sum() - covariance.diagonal().square().sum()) / width
 
 
-def _real(values: torch.Tensor, batch: AnyBatch) -> torch.Tensor:
-    """`values` as rows; of `[B, T, F]` only those of real tokens."""
+def _real(values: torch.Tensor, batch: AnyBatch, *, virtual: int = 0) -> torch.Tensor:
+    """`values` as rows; of `[B, T, F]`, where as many as `virtual` may stand before T, only those of real tokens."""
+    n, length = batch.mask_BT.shape
+    if virtual and values.dim() == 3 and tuple(values.shape[:2]) == (n, virtual + length):
+        values = values[:, virtual:]
     if values.dim() == 3 and tuple(values.shape[:2]) == batch.mask_BT.shape:
         chosen = torch.from_numpy(np.flatnonzero(batch.mask_BT.reshape(-1)))
         return values.flatten(0, 1).index_select(0, chosen.to(values.device, non_blocking=True))
     return values.flatten(0, -2)
 
 
-def _chosen(loaded: LoadedModel, settings: TrainingSettings, *, regression: bool) -> list[AbstractRegularizer]:
+def _chosen(
+    loaded: LoadedModel, settings: TrainingSettings, *, regression: bool, virtual: int
+) -> list[AbstractRegularizer]:
     language = not loaded.head_names
     for name in ("ba_consistency", "ba_spectrum"):
         if regression and getattr(settings, name):
@@ -301,7 +312,8 @@ def _chosen(loaded: LoadedModel, settings: TrainingSettings, *, regression: bool
     if settings.ba_spectrum:
         terms.append(Spectrum(settings.ba_spectrum))
     if settings.density:
-        terms.append(Density(settings.density, blocks=feed_forwards(loaded), epsilon=settings.density_epsilon))
+        blocks, epsilon = feed_forwards(loaded), settings.density_epsilon
+        terms.append(Density(settings.density, blocks=blocks, epsilon=epsilon, virtual=virtual))
     return terms
 
 

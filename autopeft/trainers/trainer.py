@@ -12,8 +12,8 @@ import torch
 
 from autopeft.errors import ModelError, SpecError, TrialError
 from autopeft.objectives.measurement import Measurement
-from autopeft.objectives.memory import virtual_tokens
 from autopeft.spaces.model_shape import ModelShape
+from autopeft.spaces.virtual_tokens import virtual_tokens
 from autopeft.trainers import loop
 from autopeft.trainers.batches import EncodedSplit
 from autopeft.trainers.calibration import calibrate
@@ -309,7 +309,7 @@ def check_length(model: ModelSpec, max_length: int, *, virtual: int = 0) -> None
     config = read_config(model).get_text_config()
     limit = getattr(config, "max_position_embeddings", None)
     if isinstance(limit, int) and config.model_type in _OFFSET_POSITIONS:
-        limit -= int(config.pad_token_id or 0) + 1
+        limit -= _MPNET_RESERVED if config.model_type == "mpnet" else int(config.pad_token_id or 0) + 1
     if isinstance(limit, int) and max_length + virtual > limit > 0:
         beside = f" and {virtual} virtual tokens" if virtual else ""
         raise SpecError(
@@ -320,5 +320,9 @@ def check_length(model: ModelSpec, max_length: int, *, virtual: int = 0) -> None
         )
 
 
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text")
+_OFFSET_POSITIONS = (
+    *("camembert", "data2vec-text", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"),
+)
 """Families whose positions start after the padding token's id, so that they take that many tokens fewer."""
+_MPNET_RESERVED = 2
+"""Its padding's position is 1, whatever the id."""

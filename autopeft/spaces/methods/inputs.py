@@ -1,8 +1,20 @@
-"""What methods that act on the input embeddings share: the embeddings' width, and where they are."""
+"""What methods that act on the input embeddings share: the embeddings' width, where they are, how a prompt starts."""
+
+from typing import Final
 
 from autopeft.errors import ConfigurationError
+from autopeft.spaces.methods.method import Field, FieldKind
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.peft_targets import input_embedding
+
+VOCABULARY: Final = "vocabulary"
+INIT: Final = Field(
+    name="init",
+    kind=FieldKind.CATEGORY,
+    default=VOCABULARY,
+    choices=(VOCABULARY, "random"),
+    help="virtual tokens: embeddings of tokens drawn from the vocabulary, or N(0, 1)",
+)
 
 
 def embedding_width(shape: ModelShape) -> int:

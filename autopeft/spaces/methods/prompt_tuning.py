@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import final
 
 from autopeft.spaces.configuration import FieldValue, MethodSetting
-from autopeft.spaces.methods.inputs import check_input, embedding_width
+from autopeft.spaces.methods.inputs import INIT, check_input, embedding_width
 from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind, RateRange
 from autopeft.spaces.methods.rules import size_of
 from autopeft.spaces.model_shape import ModelShape
@@ -21,13 +21,7 @@ class PromptTuning(AbstractMethod):
     suppressible = False
     fields = (
         Field(name="length", kind=FieldKind.SIZE, default=None, low=0, help="virtual tokens"),
-        Field(
-            name="init",
-            kind=FieldKind.CATEGORY,
-            default="vocabulary",
-            choices=("vocabulary", "random"),
-            help="embeddings of tokens drawn from the vocabulary, or N(0, 1)",
-        ),
+        INIT,
     )
 
     def parameters(self, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> int:

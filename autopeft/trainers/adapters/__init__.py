@@ -14,6 +14,9 @@ _BRIDGE: Final = ("peft_bridge", "build_bridged")
 
 BUILDERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
+        "dept": ("prompts", "build_dept"),
+        "prompt_tuning": ("prompts", "build_prompt_tuning"),
+        "p_tuning": ("prompts", "build_p_tuning"),
         **{method.name: _BRIDGE for method in PEFT_TYPES},
         "peft_lora": _BRIDGE,
         "lora": ("lora", "build_lora"),
@@ -36,18 +39,16 @@ BUILDERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "parallel_adapter": ("parallel", "build_parallel"),
         "binary_adapter": ("binary", "build_binary_adapter"),
         "prefix_tuning": ("prefix", "build_prefix"),
-        "dept": ("prompts", "build_dept"),
-        "prompt_tuning": ("prompts", "build_prompt_tuning"),
-        "p_tuning": ("prompts", "build_p_tuning"),
     }
 )
 """Method name to (module, function), in the order in which methods act where several meet at one module.
 
-What peft does comes first: its layers add what they make of the frozen map alone.
+What acts at the input comes first, so that all others see the lengthened sequence and its mask; what changes the
+embeddings of the tokens comes before what adds virtual ones.
+At a map, what peft does comes first: its layers add what they make of the frozen map alone.
 LoRA, its kin and routed experts are part of the map they update, so scales (`ssf`), adapters in series with the map and
 the serial adapter see their result. What changes a map's input changes it for all that sits on that map. The serial
 adapter comes before the parallel one, so it sees the feed-forward block's own output: z + SA(z) + PA(x).
-What changes the embeddings of the tokens comes before what adds virtual ones.
 """
 
 

@@ -3,17 +3,18 @@
 They act by hooks on the module that embeds the tokens and runs the layers: the base model, or the encoder of a model
 with two stacks (whose decoder then sees a longer mask). On its way in, token numbers become embeddings, and masks,
 segments and positions grow with them; on its way out, what stands at virtual tokens is taken away again, so that heads,
-losses and metrics see as many positions as the batch has. Positions count from the first virtual token, as in peft.
+losses and metrics see as many positions as the batch has. Positions count from the first virtual token, as in peft;
+a decoder's leave padding out, so that padding on the left (which is then between the prompt and the tokens) is as if it
+were not there.
 
 An encoder's heads read the first position for the whole sequence. With virtual tokens that is the first of them, as in
-peft: their last one's successor, which was the first token, gives way to it.
+peft: what stood at the first token gives way to it.
 
 Shapes: B sequences, T tokens, P virtual tokens, E embedding width, R rank, n positions.
 """
 
 import inspect
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Final, cast, final
 
@@ -24,59 +25,21 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from autopeft.errors import ModelError
-from autopeft.spaces.methods.inputs import check_input, embedding_width
+from autopeft.spaces.methods.inputs import VOCABULARY, check_input, embedding_width
 from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, Placement
 
 Arguments = dict[str, Any]
 """What a model's forward is called with, by name."""
 _GROWN: Final = {"token_type_ids": 0}
 """Integer inputs that a virtual token has a value in."""
+_READ_TWICE: Final = "embed_tokens_per_layer"
+"""A second embedding, which layers read by the numbers of the tokens; virtual tokens have none."""
 
 
-class AbstractInputAdapter(AbstractAdapter, ABC):
-    """One method at the input of a model."""
-
-    suppressible = False
-
-    def attach(self, model: PreTrainedModel, layer: nn.Module) -> list[Handle]:
-        stack = self._stack(model)
-        embedding = stack.get_input_embeddings()
-        if not isinstance(embedding, nn.Embedding):
-            raise ModelError(f"{type(self).__name__}: {type(stack).__name__} embeds no tokens", hint="use a text model")
-        self.derive(embedding)
-        names = inspect.signature(stack.forward)
-
-        def before(_: nn.Module, args: tuple[object, ...], kwargs: Arguments) -> tuple[tuple[()], Arguments]:
-            bound = names.bind_partial(*args, **kwargs)
-            given = {**bound.arguments, **bound.arguments.pop("kwargs", {})}
-            return (), self.enter(given, embedding)
-
-        handles: list[Handle] = [stack.register_forward_pre_hook(before, with_kwargs=True)]
-        return handles + self.leave(model, stack)
-
-    def derive(self, embedding: nn.Embedding) -> None:
-        """Take what is needed from the frozen embedding."""
-        del embedding
-
-    @abstractmethod
-    def enter(self, given: Arguments, embedding: nn.Embedding) -> Arguments:
-        """The arguments with this method's part in them."""
-
-    def leave(self, model: PreTrainedModel, stack: PreTrainedModel) -> list[Handle]:
-        """Hooks on what comes out."""
-        del model, stack
-        return []
-
-    @staticmethod
-    def _stack(model: PreTrainedModel) -> PreTrainedModel:
-        """The module that embeds the input and runs the layers over it."""
-        return cast(PreTrainedModel, model.get_encoder() if model.config.is_encoder_decoder else model.base_model)
-
-
-@final
-class PromptAdapter(AbstractInputAdapter):
+class PromptAdapter(AbstractAdapter):
     """P virtual tokens that `encoder`, one of peft's prompt encoders, makes."""
 
+    suppressible = False
     started: torch.Tensor
 
     def __init__(self, encoder: nn.Module, *, length: int, causal: bool, from_vocabulary: bool, seed: int) -> None:
@@ -90,8 +53,43 @@ class PromptAdapter(AbstractInputAdapter):
         if from_vocabulary:
             self.register_buffer("started", torch.zeros((), dtype=torch.uint8))
 
+    def attach(self, model: PreTrainedModel, layer: nn.Module) -> list[Handle]:
+        stack = cast(PreTrainedModel, model.get_encoder() if model.config.is_encoder_decoder else model.base_model)
+        embedding = stack.get_input_embeddings()
+        if not isinstance(embedding, nn.Embedding):
+            raise ModelError(f"{type(self).__name__}: {type(stack).__name__} embeds no tokens", hint="use a text model")
+        if any(name.endswith(_READ_TWICE) for name, _ in stack.named_modules()):
+            raise ModelError(
+                f"{type(self).__name__}: layers of {type(stack).__name__} read the tokens' numbers again, and virtual"
+                " tokens have none",
+                hint="leave prompt_tuning, p_tuning and dept out of the space for this model",
+            )
+        self._start(embedding)
+        names, first = inspect.signature(stack.forward), _first_position(stack)
+        counted = self._causal and "position_ids" in names.parameters
+
+        def before(_: nn.Module, args: tuple[object, ...], kwargs: Arguments) -> tuple[tuple[()], Arguments]:
+            bound = names.bind_partial(*args, **kwargs)
+            given = {**bound.arguments, **bound.arguments.pop("kwargs", {})}
+            given = _embedded(given, embedding, first=first)
+            if counted and given.get("position_ids") is None and given.get("attention_mask") is not None:
+                given["position_ids"] = _places(given)
+            return (), self._enter(given, first=first)
+
+        return [stack.register_forward_pre_hook(before, with_kwargs=True), *self._leave(model, stack)]
+
+    def rows(self) -> torch.Tensor:
+        """[P, E], the virtual tokens."""
+        weight = self.encoder.get_parameter("embedding.weight")
+        return self.encoder(torch.arange(self.length, device=weight.device)[None])[0]
+
+    def changed(self, embeds_BTE: torch.Tensor, given: Arguments) -> torch.Tensor:
+        """What the embeddings of the tokens become."""
+        del given
+        return embeds_BTE
+
     @torch.no_grad()
-    def derive(self, embedding: nn.Embedding) -> None:
+    def _start(self, embedding: nn.Embedding) -> None:
         """Start from the embeddings of tokens drawn from the vocabulary, the first time."""
         if not self._from_vocabulary or self.started or embedding.weight.is_meta:
             return
@@ -101,33 +99,30 @@ class PromptAdapter(AbstractInputAdapter):
         self.encoder.get_parameter("embedding.weight").copy_(rows_PE)
         self.started.fill_(1)
 
-    def rows(self) -> torch.Tensor:
-        """[P, E], the virtual tokens."""
-        weight = self.encoder.get_parameter("embedding.weight")
-        return self.encoder(torch.arange(self.length, device=weight.device)[None])[0]
-
-    def enter(self, given: Arguments, embedding: nn.Embedding) -> Arguments:
-        past = _past_length(given)
-        self._added = not past
-        embeds_BTE = _embeds(given, embedding)
-        n, length = len(embeds_BTE), embeds_BTE.shape[1]
+    def _enter(self, given: Arguments, *, first: int) -> Arguments:
+        """The arguments with the virtual tokens in them; later passes of a generation only have their positions."""
+        self._added = not _past_length(given)
+        embeds_BTE = self.changed(given["inputs_embeds"], given)
+        n = len(embeds_BTE)
         rows_PE = self.rows().to(embeds_BTE.dtype)
-        given = {name: value for name, value in given.items() if name not in ("input_ids", "cache_position")}
-        given["inputs_embeds"] = embeds_BTE if past else torch.cat((rows_PE.expand(n, -1, -1), embeds_BTE), dim=1)
+        given = {name: value for name, value in given.items() if name != "cache_position"}
+        given["inputs_embeds"] = (
+            torch.cat((rows_PE.expand(n, -1, -1), embeds_BTE), dim=1) if self._added else embeds_BTE
+        )
         mask = given.get("attention_mask")
         if isinstance(mask, torch.Tensor):
             given["attention_mask"] = torch.cat((mask.new_ones(n, self.length), mask), dim=1)
         positions = given.get("position_ids")
         if isinstance(positions, torch.Tensor):
-            own = torch.arange(0 if past else self.length, device=positions.device).expand(len(positions), -1)
-            given["position_ids"] = torch.cat((own, positions + self.length), dim=1)
+            own = torch.arange(first, first + self.length * self._added, device=positions.device)
+            given["position_ids"] = torch.cat((own.expand(len(positions), -1), positions + self.length), dim=1)
         for name, value in _GROWN.items():
             if isinstance(given.get(name), torch.Tensor) and self._added:
                 given[name] = functional.pad(given[name], (self.length, 0), value=value)
-        assert given["inputs_embeds"].shape[1] == length + self.length * self._added
         return given
 
-    def leave(self, model: PreTrainedModel, stack: PreTrainedModel) -> list[Handle]:
+    def _leave(self, model: PreTrainedModel, stack: PreTrainedModel) -> list[Handle]:
+        """Hooks that take the virtual tokens out of what the stack gives, or let a decoder see them."""
         if model.config.is_encoder_decoder:
             return [model.get_decoder().register_forward_pre_hook(self._lengthen_source, with_kwargs=True)]
         keeps_first = not self._causal and not type(model).__name__.endswith("ForTokenClassification")
@@ -160,30 +155,66 @@ class PromptAdapter(AbstractInputAdapter):
 
 
 @final
-class DeptAdapter(AbstractInputAdapter):
-    """s (A B)[:T] added to the embeddings of the first n tokens; B starts at zero."""
+class DeptAdapter(PromptAdapter):
+    """P virtual tokens before embeddings to which s (A B)[:T] is added; B starts at zero.
 
-    def __init__(self, *, rank: int, positions: int, width: int, scale: float, generator: torch.Generator) -> None:
-        super().__init__()
-        self.a = nn.Parameter(torch.empty(positions, rank))
-        self.b = nn.Parameter(torch.zeros(rank, width))
+    A is called `by_position` and B `by_width`: they are no low-rank pair of a map, whose factors the optimizer treats
+    by their names.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        length: int,
+        causal: bool,
+        from_vocabulary: bool,
+        seed: int,
+        pair: tuple[nn.Parameter, nn.Parameter],
+        scale: float,
+    ) -> None:
+        super().__init__(encoder, length=length, causal=causal, from_vocabulary=from_vocabulary, seed=seed)
+        self.by_position, self.by_width = pair
         self.scale = scale
-        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5), generator=generator)
 
-    def enter(self, given: Arguments, embedding: nn.Embedding) -> Arguments:
-        embeds_BTE = _embeds(given, embedding)
-        places_BT = _places(given, embeds_BTE)
-        known_BT = places_BT < len(self.a)
-        rows_BTR = functional.embedding(places_BT.clamp(max=len(self.a) - 1), self.a)
-        change_BTE = self.scale * (rows_BTR @ self.b) * known_BT[..., None]
-        given = {name: value for name, value in given.items() if name != "input_ids"}
-        return given | {"inputs_embeds": embeds_BTE + change_BTE.to(embeds_BTE.dtype)}
+    def changed(self, embeds_BTE: torch.Tensor, given: Arguments) -> torch.Tensor:
+        places_BT, n = _places(given), len(self.by_position)
+        rows_BTR = functional.embedding(places_BT.clamp(max=n - 1), self.by_position)
+        change_BTE = self.scale * (rows_BTR @ self.by_width) * (places_BT < n)[..., None]
+        return embeds_BTE + change_BTE.to(embeds_BTE.dtype)
 
 
-def _embeds(given: Arguments, embedding: nn.Embedding) -> torch.Tensor:
-    """[B, T, E] of the call: those given, or those of the token numbers given."""
-    embeds = given.get("inputs_embeds")
-    return embedding(given["input_ids"]) if embeds is None else embeds
+def _first_position(stack: nn.Module) -> int:
+    """The number of the first position: 0, but where positions begin after that of padding, as RoBERTa's do."""
+    for module in stack.modules():
+        table = getattr(module, "position_embeddings", None)
+        if isinstance(table, nn.Embedding) and table.padding_idx is not None:
+            return table.padding_idx + 1
+    return 0
+
+
+def _embedded(given: Arguments, embedding: nn.Embedding, *, first: int) -> Arguments:
+    """The arguments with the embeddings of the tokens in the place of their numbers.
+
+    Models whose positions begin after that of padding read off the numbers which tokens are padding: they are told.
+
+    Raises:
+        ModelError: The mask says more than which tokens are padding.
+    """
+    mask = given.get("attention_mask")
+    if isinstance(mask, torch.Tensor) and mask.dim() != 2:
+        raise ModelError(
+            f"attention_mask: got {mask.dim()} dimensions; virtual tokens have a place in [batch, tokens]",
+            hint="give the mask of the padding alone",
+        )
+    ids = given.get("input_ids")
+    given = {name: value for name, value in given.items() if name != "input_ids"}
+    if ids is None:
+        return given
+    if first and given.get("position_ids") is None:
+        real = ids.ne(first - 1).long()
+        given["position_ids"] = real.cumsum(dim=1) * real + first - 1
+    return given | {"inputs_embeds": embedding(ids)}
 
 
 def _past_length(given: Arguments) -> int:
@@ -193,16 +224,16 @@ def _past_length(given: Arguments) -> int:
     return int(length()) if length is not None else 0
 
 
-def _places(given: Arguments, embeds_BTE: torch.Tensor) -> torch.Tensor:
+def _places(given: Arguments) -> torch.Tensor:
     """[B, T] number of each token in its sequence, padding on either side not counted."""
-    n, length = embeds_BTE.shape[:2]
+    n, length = given["inputs_embeds"].shape[:2]
     mask = given.get("attention_mask")
-    if isinstance(mask, torch.Tensor) and mask.dim() == 2:
+    if isinstance(mask, torch.Tensor):
         return (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -length:]
     positions = given.get("position_ids")
     if isinstance(positions, torch.Tensor):
         return positions.expand(n, -1)  # generation gives them, where its cache may hold virtual tokens too
-    return torch.arange(length, device=embeds_BTE.device).expand(n, -1) + _past_length(given)
+    return torch.arange(length, device=given["inputs_embeds"].device).expand(n, -1) + _past_length(given)
 
 
 def build_prompt_tuning(placement: Placement) -> PromptAdapter:
@@ -212,14 +243,13 @@ def build_prompt_tuning(placement: Placement) -> PromptAdapter:
         ConfigurationError: The model embeds no tokens, or this is not its first layer.
     """
     check_input(placement.method, placement.shape, layer=placement.layer)
-    length, seed = placement.size("length"), _seed(placement)
-    config = PromptTuningConfig(
-        num_virtual_tokens=length, token_dim=embedding_width(placement.shape), num_transformer_submodules=1
-    )
-    encoder = _made(lambda: PromptEmbedding(config, None), seed)
-    from_vocabulary = placement.values["init"] == "vocabulary"
+    seed = _seed(placement)
     return PromptAdapter(
-        encoder, length=length, causal=placement.shape.causal, from_vocabulary=from_vocabulary, seed=seed
+        _embedding(placement, seed),
+        length=placement.size("length"),
+        causal=placement.shape.causal,
+        from_vocabulary=placement.values["init"] == VOCABULARY,
+        seed=seed,
     )
 
 
@@ -243,20 +273,35 @@ def build_p_tuning(placement: Placement) -> PromptAdapter:
 
 
 def build_dept(placement: Placement) -> DeptAdapter:
-    """The low-rank change of the embeddings.
+    """Peft's prompt embedding, and the low-rank change of the tokens' embeddings.
 
     Raises:
         ConfigurationError: The model embeds no tokens, or this is not its first layer.
     """
     check_input(placement.method, placement.shape, layer=placement.layer)
-    rank = placement.size("rank")
+    rank, seed = placement.size("rank"), _seed(placement)
+    by_position = torch.empty(placement.size("positions"), rank)
+    nn.init.kaiming_uniform_(by_position, a=math.sqrt(5), generator=placement.generator)
+    by_width = torch.zeros(rank, embedding_width(placement.shape))
     return DeptAdapter(
-        rank=rank,
-        positions=placement.size("positions"),
-        width=embedding_width(placement.shape),
+        _embedding(placement, seed),
+        length=placement.size("length"),
+        causal=placement.shape.causal,
+        from_vocabulary=placement.values["init"] == VOCABULARY,
+        seed=seed,
+        pair=(nn.Parameter(by_position), nn.Parameter(by_width)),
         scale=placement.real("alpha") / math.sqrt(rank),
-        generator=placement.generator,
     )
+
+
+def _embedding(placement: Placement, seed: int) -> nn.Module:
+    """Peft's prompt embedding, N(0, 1)."""
+    config = PromptTuningConfig(
+        num_virtual_tokens=placement.size("length"),
+        token_dim=embedding_width(placement.shape),
+        num_transformer_submodules=1,
+    )
+    return _made(lambda: PromptEmbedding(config, None), seed)
 
 
 def _seed(placement: Placement) -> int:

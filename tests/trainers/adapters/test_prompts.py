@@ -1,10 +1,10 @@
 """Virtual tokens and changed embeddings: where they stand, what heads and losses see of them, and in plain peft."""
 
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
-from peft import PeftModel, PromptTuningConfig, get_peft_model
+from peft import PromptTuningConfig, get_peft_model
 from torch import nn
 from torch.nn import functional
 from transformers import (
@@ -16,23 +16,13 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from autopeft.errors import ConfigurationError, SpaceError, SpecError
-from autopeft.spaces.canonical import configuration as canonical
+from autopeft.errors import ConfigurationError, ModelError
 from autopeft.spaces.configuration import Configuration, FieldValue
-from autopeft.spaces.definition import SpaceDefinition
-from autopeft.spaces.space import SearchSpace
 from autopeft.trainers.adapters.prompts import DeptAdapter, PromptAdapter
 from autopeft.trainers.inject import AdapterSet, build, inject
-from autopeft.trainers.job import ModelSpec, TrainJob
-from autopeft.trainers.model import load_model
-from autopeft.trainers.peft_format import convert_to_peft
-from autopeft.trainers.peft_prompts import check_kind
-from autopeft.trainers.saved import load_adapter
 from autopeft.trainers.sites import measure
-from autopeft.trainers.trainer import check_length
 from tests.configurations import configuration, setting
-from tests.models import MODELS, build_base, save_model
-from tests.trainers import support
+from tests.models import MODELS, build_base
 
 LENGTH = 4
 FAMILIES = ("bert", "roberta", "distilbert", "deberta-v2", "gpt2", "opt", "llama", "gemma")
@@ -43,7 +33,7 @@ def prompt(method: str = "prompt_tuning", **fields: FieldValue) -> Configuration
 
 
 def dept(**fields: FieldValue) -> Configuration:
-    return configuration(setting("dept", (0,), **({"rank": 3, "positions": 6} | fields)))
+    return prompt("dept", **({"rank": 3, "positions": 6} | fields))
 
 
 def only(adapters: AdapterSet):  # the one adapter
@@ -52,6 +42,11 @@ def only(adapters: AdapterSet):  # the one adapter
 
 def tokens(n: int = 2, length: int = 7) -> torch.Tensor:
     return torch.randint(5, 50, (n, length), generator=torch.Generator().manual_seed(1))
+
+
+def disturb(adapters: AdapterSet) -> None:
+    for parameter in adapters.parameters():
+        nn.init.normal_(parameter, generator=torch.Generator().manual_seed(2))
 
 
 def drawn(auto: type, name: str) -> PreTrainedModel:
@@ -88,54 +83,60 @@ def test_padding_on_the_right_changes_nothing(name: str) -> None:
     shape, ids = measure(model.base_model, model.config), tokens(1, 5)
     padded, mask = functional.pad(ids, (0, 3)), functional.pad(torch.ones_like(ids), (0, 3))
     with inject(model, shape, configuration(*prompt().methods, *dept().methods), seed=0) as adapters, torch.no_grad():
-        for parameter in adapters.parameters():
-            nn.init.normal_(parameter, generator=torch.Generator().manual_seed(2))
+        disturb(adapters)
         alone = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
         torch.testing.assert_close(model(input_ids=padded, attention_mask=mask).logits, alone, atol=1e-5, rtol=1e-4)
 
 
-def test_padding_on_the_left_moves_no_token_to_another_row_of_the_low_rank_pair() -> None:
-    base = build_base("llama")
+@pytest.mark.parametrize("name", ["roberta", "llama", "opt"])
+def test_padding_on_the_left_changes_nothing_where_positions_leave_it_out(name: str) -> None:
+    base = build_base(name)
     shape, ids = measure(base, base.config), tokens(1, 5)
-    seen: list[torch.Tensor] = []
-    with inject(base, shape, dept(), seed=0) as adapters, torch.no_grad():
-        nn.init.normal_(only(adapters).b)
-        handle = base.layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        base(input_ids=ids, attention_mask=torch.ones_like(ids))
-        base(input_ids=functional.pad(ids, (2, 0)), attention_mask=functional.pad(torch.ones_like(ids), (2, 0)))
-        handle.remove()
-    torch.testing.assert_close(seen[1][:, 2:], seen[0])
+    padded, mask = functional.pad(ids, (2, 0)), functional.pad(torch.ones_like(ids), (2, 0))
+    with torch.no_grad():
+        bare = base(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        torch.testing.assert_close(base(input_ids=padded, attention_mask=mask)[0][:, 2:], bare, atol=1e-5, rtol=1e-4)
+    with inject(base, shape, configuration(*prompt().methods, *dept().methods), seed=0) as adapters, torch.no_grad():
+        disturb(adapters)
+        alone = base(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        found = base(input_ids=padded, attention_mask=mask).last_hidden_state
+    first = 0 if shape.causal else 1  # there an encoder has its prompt
+    torch.testing.assert_close(found[:, 2 + first :], alone[:, first:], atol=1e-5, rtol=1e-4)
 
 
-def test_the_low_rank_pair_is_added_by_position_as_the_equation_says() -> None:
+def test_dept_is_a_prompt_before_embeddings_changed_by_position_as_the_equation_says() -> None:
     base = build_base("bert")
     shape, ids = measure(base, base.config), tokens(2, 9)
     with inject(base, shape, dept(alpha=2.0), seed=0) as adapters, torch.no_grad():
         one = only(adapters)
         assert isinstance(one, DeptAdapter)
-        nn.init.normal_(one.b)
+        nn.init.normal_(one.by_width)
         found = base(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
         change = torch.zeros(9, 32)
-        change[:6] = 2.0 / 3**0.5 * one.a @ one.b
+        change[:6] = 2.0 / 3**0.5 * one.by_position @ one.by_width
+        rows = one.rows()
     with torch.no_grad():
-        embeds = base.get_input_embeddings()(ids) + change
-        wanted = base(inputs_embeds=embeds, attention_mask=torch.ones_like(ids)).last_hidden_state
-    torch.testing.assert_close(found, wanted)
+        embeds = torch.cat((rows.expand(2, -1, -1), base.get_input_embeddings()(ids) + change), dim=1)
+        wanted = base(inputs_embeds=embeds, attention_mask=torch.ones(2, 9 + LENGTH)).last_hidden_state
+    torch.testing.assert_close(found[:, 1:], wanted[:, LENGTH + 1 :], atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_generation_with_a_cache_is_generation_without(name: str) -> None:
+@pytest.mark.parametrize("name", ["gpt2", "llama", "opt"])
+def test_generation_with_a_cache_is_generation_without_and_padding_moves_nothing(name: str) -> None:
     model = drawn(AutoModelForCausalLM, name)
     shape, ids = measure(model.base_model, model.config), tokens(2, 5)
-    both = configuration(*prompt().methods, *dept(positions=64).methods)
+    both = configuration(*prompt("p_tuning").methods, *dept(positions=64).methods)
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
     with inject(model, shape, both, seed=0) as adapters, torch.no_grad():
-        for parameter in adapters.parameters():
-            nn.init.normal_(parameter, generator=torch.Generator().manual_seed(2))
+        disturb(adapters)
         written = [
-            model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, use_cache=cache, do_sample=False)  # type: ignore[operator]
+            model.generate(ids, attention_mask=torch.ones_like(ids), use_cache=cache, **options)  # type: ignore[operator]
             for cache in (True, False)
         ]
+        padded, mask = functional.pad(ids, (3, 0)), functional.pad(torch.ones_like(ids), (3, 0))
+        after_padding = model.generate(padded, attention_mask=mask, **options)  # type: ignore[operator]
     assert torch.equal(*written)
+    assert torch.equal(after_padding[:, 3:], written[0])
 
 
 T5 = T5Config(vocab_size=55, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0)
@@ -189,24 +190,44 @@ def test_peft_computes_the_same(auto: type, name: str, task: str) -> None:
     torch.testing.assert_close(ours, found, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning"])
-def test_a_trained_prompt_loads_in_plain_peft(method: str, tmp_path: Path) -> None:
-    trainer = support.trainer(tmp_path, support.classification(tmp_path))
-    own = tmp_path / "own"
-    (report,) = trainer.run(TrainJob(configurations=(prompt(method),), seeds=(1,), epochs=1, output_dirs=(own,)))
-    assert report.failure is None
-    convert_to_peft(own, tmp_path / "peft")
-    base = load_model(ModelSpec(name=trainer.loaded.spec.name), kind="text-classification", n_labels=2).model
-    plain, ids = PeftModel.from_pretrained(base, str(tmp_path / "peft")).eval(), tokens()
-    mask = torch.ones_like(ids)
-    with torch.inference_mode():
-        wanted = load_adapter(own)[0](input_ids=ids, attention_mask=mask).logits
-        torch.testing.assert_close(plain(input_ids=ids, attention_mask=mask).logits, wanted, atol=1e-5, rtol=1e-4)
+def test_more_than_a_mask_of_padding_is_refused() -> None:
+    base = build_base("llama")
+    ids = tokens()
+    refused = pytest.raises(ModelError, match=r"attention_mask: got 4 dimensions; virtual tokens have a place in")
+    with inject(base, measure(base, base.config), prompt(), seed=0), refused:
+        base(input_ids=ids, attention_mask=torch.ones(2, 1, 7, 7))
 
 
-def test_a_kind_that_peft_has_no_prompts_for_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"prompt_tuning: peft has no model with virtual tokens for multiple-"):
-        check_kind(prompt(), kind="multiple-choice")
+def test_a_model_that_reads_the_tokens_numbers_again_is_refused() -> None:
+    base = build_base("llama")
+    shape = measure(base, base.config)
+    base.embed_tokens_per_layer = nn.Embedding(3, 3)
+    with pytest.raises(ModelError, match=r"layers of LlamaModel read the tokens' numbers again, .* have none"):
+        inject(base, shape, prompt(), seed=0)
+
+
+def test_a_model_without_token_embeddings_is_refused() -> None:
+    base = build_base("llama")
+    shape = replace(measure(base, base.config), vocabulary_size=0)
+    with pytest.raises(ConfigurationError, match="dept: this llama model embeds no tokens"):
+        build(shape, dept(), seed=0)
+    base.set_input_embeddings(nn.Linear(2, 2))
+    with pytest.raises(ModelError, match="PromptAdapter: LlamaModel embeds no tokens"):
+        inject(base, measure(build_base("llama"), base.config), prompt(), seed=0)
+
+
+def test_routed_experts_balance_the_same_tokens_whatever_the_padding() -> None:
+    base = build_base("llama")
+    shape, ids = measure(base, base.config), tokens(1, 5)
+    beside = configuration(*prompt().methods, setting("mola", (1,), experts=4, rank=2, targets=("mlp.up_proj",)))
+    losses = []
+    with inject(base, shape, beside, seed=0) as adapters:
+        adapters.train()
+        for padding in (0, 4):
+            mask = functional.pad(torch.ones_like(ids), (0, padding))
+            base(input_ids=functional.pad(ids, (0, padding)), attention_mask=mask)
+            losses.append(adapters.penalty())
+    torch.testing.assert_close(losses[0], losses[1])
 
 
 def test_a_prompt_starts_from_tokens_of_the_vocabulary_and_equal_seeds_agree() -> None:
@@ -220,60 +241,3 @@ def test_a_prompt_starts_from_tokens_of_the_vocabulary_and_equal_seeds_agree() -
     assert all((table == row).all(dim=1).any() for row in rows[0])
     assert torch.equal(rows[0], rows[1])
     assert not torch.equal(rows[0], rows[2])
-
-
-@pytest.mark.parametrize("encoder", ["mlp", "lstm"])
-def test_the_encoder_of_p_tuning_is_counted(encoder: str) -> None:
-    base = build_base("bert")
-    shape = measure(base, base.config)
-    config = canonical({"p_tuning": {"length": 5, "encoder": encoder, "width": 7}}, shape)
-    space = SearchSpace.bind(
-        SpaceDefinition.from_mapping({"p_tuning": {"length": 5, "encoder": encoder, "width": 7}}), shape
-    )
-    assert build(shape, config, seed=0).n_parameters == space.parameters(config)
-
-
-def test_a_method_at_the_input_is_once_in_a_space_and_part_of_layer_0() -> None:
-    base = build_base("bert")
-    shape = measure(base, base.config)
-    source = {"layers": "subset", "prompt_tuning": {"length": "choice(0, 5, 9)"}, "lora": {"rank": "choice(0, 2)"}}
-    space = SearchSpace.bind(SpaceDefinition.from_mapping(source), shape)
-    found = list(space.configurations())
-    assert len({one.id for one in found}) == space.size().configurations
-    # seven sets of layers with lora, of which those with layer 0 have the prompt in three ways; and a prompt alone
-    assert len(found) == 3 * 1 + 4 * 3 + 2
-    for one in found:
-        assert one.method("prompt_tuning") is None or one.method("prompt_tuning").layers == (0,)  # type: ignore[union-attr]
-        assert space.decode(space.encode(one)) == one
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ({"prompt_tuning": {"length": "per_layer(choice(0, 5))"}}, r"space\.prompt_tuning\.length: acts once, at the"),
-        ({"prompt_tuning": {"length": "ramp(choice(1, 5))"}}, r"space\.prompt_tuning\.length: acts once, at the input"),
-        ({"layers": [1, 2], "prompt_tuning": {"length": 5}}, r"prompt_tuning\.length: acts at the input, .* has 1, 2"),
-    ],
-)
-def test_a_space_that_spreads_it_is_refused(source: dict[str, object], message: str) -> None:
-    base = build_base("bert")
-    with pytest.raises(SpaceError, match=message):
-        SearchSpace.bind(SpaceDefinition.from_mapping(source), measure(base, base.config))
-
-
-def test_a_hand_written_one_on_another_layer_is_refused() -> None:
-    base = build_base("bert")
-    shape = measure(base, base.config)
-    assert canonical({"prompt_tuning": {"length": 5}}, shape).methods[0].layers == (0,)
-    with pytest.raises(ConfigurationError, match=r"prompt_tuning: acts once, at the input, .* it is on layer 2"):
-        canonical({"prompt_tuning": {"length": 5, "layers": [2]}}, shape)
-
-
-def test_more_positions_than_the_model_has_are_refused(tmp_path: Path) -> None:
-    save_model("bert", tmp_path)
-    spec = ModelSpec(name=str(tmp_path))
-    check_length(spec, 60, virtual=4)
-    with pytest.raises(SpecError, match=r"got 60 and 5 virtual tokens; .* at most 64 tokens .*max_length to 59"):
-        check_length(spec, 60, virtual=5)
-    with pytest.raises(SpecError, match="use fewer virtual tokens"):
-        check_length(spec, 60, virtual=70)
