@@ -25,7 +25,7 @@ from autopeft.trainers.adapters.prompts import DeptAdapter, PromptAdapter
 from autopeft.trainers.inject import AdapterSet, build, inject
 from autopeft.trainers.job import ModelSpec, TrainJob
 from autopeft.trainers.model import load_model
-from autopeft.trainers.peft_format import convert_to_peft
+from autopeft.trainers.peft_folder import write_folder
 from autopeft.trainers.peft_prompts import check_kind
 from autopeft.trainers.saved import load_adapter
 from autopeft.trainers.sites import measure
@@ -195,7 +195,7 @@ def test_a_trained_prompt_loads_in_plain_peft(method: str, tmp_path: Path) -> No
     own = tmp_path / "own"
     (report,) = trainer.run(TrainJob(configurations=(prompt(method),), seeds=(1,), epochs=1, output_dirs=(own,)))
     assert report.failure is None
-    convert_to_peft(own, tmp_path / "peft")
+    write_folder(own, tmp_path / "peft")
     base = load_model(ModelSpec(name=trainer.loaded.spec.name), kind="text-classification", n_labels=2).model
     plain, ids = PeftModel.from_pretrained(base, str(tmp_path / "peft")).eval(), tokens()
     mask = torch.ones_like(ids)
