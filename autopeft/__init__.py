@@ -11,15 +11,17 @@ if TYPE_CHECKING:
     from autopeft.studies.loading import load
     from autopeft.studies.session import search
     from autopeft.studies.study import Study
+    from autopeft.studies.train import train
 
 __version__ = "0.1.0"
 
-__all__ = ["AutoPeftError", "Study", "__version__", "load", "search"]
+__all__ = ["AutoPeftError", "Study", "__version__", "load", "search", "train"]
 
 _HOMES = {
     "AutoPeftError": "autopeft.errors",
     "Study": "autopeft.studies.study",
     "load": "autopeft.studies.loading",
+    "train": "autopeft.studies.train",
 }
 """Where each public name lives; loaded on first use, so that importing the package costs nothing."""
 

@@ -34,6 +34,18 @@ Json = Annotated[bool, typer.Option("--json", help="Data on stdout as JSON, noth
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what the libraries underneath say.")]
 
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new or empty folder.", show_default=False)]
+Format = Annotated[
+    str, typer.Option("--format", metavar="FORMAT", help="auto, peft, autopeft, merged, mlflow or config.")
+]
+Merge = Annotated[bool, typer.Option("--merge", help="Fold the adapter into the base weights.")]
+Compress = Annotated[
+    str | None, typer.Option("--compress", metavar="HOW", help="compeft, compeft:k=10,alpha=2 or 1bit.")
+]
+PushToHub = Annotated[
+    str | None, typer.Option("--push-to-hub", metavar="REPO", help="Put it on the Hugging Face hub as owner/name.")
+]
+
 
 @app.command()
 def search(
@@ -88,18 +100,70 @@ def trials(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
 @app.command()
 def export(
     study: StudyName,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new or empty folder.", show_default=False)],
+    out: Out,
     pick: Annotated[
         str,
         typer.Option("--pick", metavar="PICK", help="knee, best:OBJECTIVE, trial:N or 'accuracy >= 0.9, min memory'."),
     ] = "knee",
+    format_: Format = "auto",
+    merge: Merge = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train it again (same seed and budget) instead of taking the kept weights.")
+    ] = False,
+    compress: Compress = None,
+    push_to_hub: PushToHub = None,
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,
 ) -> None:
-    """Hand over a point of the front: configuration, trained adapter and card."""
+    """Hand over a point of the front: configuration, trained weights and card."""
     from autopeft.studies.commands import export as run
+    from autopeft.studies.options import ExportOptions
 
-    run(study, pick=pick, out=out, storage=storage, as_json=as_json)
+    options = ExportOptions(format=format_, merge=merge, train=train, compress=compress, push_to_hub=push_to_hub)
+    run(study, pick=pick, out=out, storage=storage, options=options, as_json=as_json)
+
+
+@app.command()
+def train(
+    configuration: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG", help="A configuration (YAML, JSON), or peft's adapter_config.json.", show_default=False
+        ),
+    ],
+    task: Annotated[
+        Path,
+        typer.Option("--task", metavar="TASK.yaml", help="Model, task and training; or a study.", show_default=False),
+    ],
+    out: Out,
+    format_: Format = "auto",
+    merge: Merge = False,
+    compress: Compress = None,
+    push_to_hub: PushToHub = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Of weights, row order, dropout.")] = 0,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of training.epochs.")] = None,
+    settings: Settings = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train one configuration at full budget; write weights and card."""
+    from autopeft.studies.commands import train as run
+    from autopeft.studies.options import ExportOptions
+
+    options = ExportOptions(format=format_, merge=merge, compress=compress, push_to_hub=push_to_hub)
+    run(
+        configuration,
+        task=task,
+        out=out,
+        seed=seed,
+        epochs=epochs,
+        settings=settings or (),
+        options=options,
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+    )
 
 
 @app.command()

@@ -95,5 +95,9 @@ class TrackingError(AutoPeftError, RuntimeError):
     """The tracking server did not take something; never stops a study."""
 
 
+class HubError(AutoPeftError, RuntimeError):
+    """The Hugging Face hub did not answer or did not take something; what was written on disk stays."""
+
+
 class MissingExtraError(AutoPeftError, ImportError):
     """An optional dependency is absent; the hint is the pip line."""

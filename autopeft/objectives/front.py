@@ -16,6 +16,7 @@ from autopeft.objectives.pareto import Array, knee, non_dominated
 from autopeft.objectives.pick import FORMS, parse_query
 from autopeft.objectives.reference import reference_point
 from autopeft.spaces.configuration import Configuration
+from autopeft.spaces.suggest import nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,7 +131,10 @@ class Front:
         points = self._filled()
         known = {objective.name: objective for objective in self.objectives}
         if name not in known:
-            raise NotFoundError(f"pick: no objective called {name!r}", hint=f"there are {', '.join(known)}")
+            near = nearest(name, known)
+            raise NotFoundError(
+                f"pick: no objective called {name!r}", hint=f"{near} there are {', '.join(known)}".strip()
+            )
         losses = [known[name].to_loss(point.values[name]) for point in points]
         tied = [point for point, loss in zip(points, losses, strict=True) if loss == min(losses)]
         return self._knee_of(tied)
@@ -200,8 +204,12 @@ class Front:
         for point in self._filled():
             if point.trial == trial:
                 return point
-        numbers = ", ".join(str(number) for number in sorted(point.trial for point in self.points))
-        raise NotFoundError(f"pick: trial {trial} is not on the front", hint=f"its trials are {numbers}")
+        numbers = sorted(point.trial for point in self.points)
+        near = min(numbers, key=lambda number: (abs(number - trial), number))
+        there = ", ".join(map(str, numbers))
+        raise NotFoundError(
+            f"pick: trial {trial} is not on the front", hint=f"the nearest is trial:{near}; its trials are {there}"
+        )
 
 
 def losses_of(points: Sequence[FrontPoint], objectives: Sequence[Objective]) -> Array:

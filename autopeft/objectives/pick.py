@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from autopeft.errors import NotFoundError, SpecError
+from autopeft.spaces.suggest import nearest
 
 FORMS = "knee, best:OBJECTIVE, trial:N, or a query such as 'accuracy >= 0.90, min parameters'"
 
@@ -16,6 +17,9 @@ _EXTREME = re.compile(r"(min|max)\s+(\w+)", re.IGNORECASE)
 
 class Valued(Protocol):
     """Something with numbers by name: a point of a front."""
+
+    @property
+    def trial(self) -> int: ...
 
     @property
     def named(self) -> dict[str, float]: ...
@@ -45,6 +49,10 @@ class Comparison:
             case _:
                 return value == self.bound
 
+    def distance(self, value: float, *, span: float) -> float:
+        """How far `value` is from meeting this, in shares of `span`; 0 where it does."""
+        return 0.0 if self.holds(value) else abs(value - self.bound) / (span or abs(self.bound) or 1.0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
@@ -65,20 +73,31 @@ class Query:
         for name in (*(comparison.name for comparison in self.comparisons), *filter(None, [self.name])):
             known = sorted({key for point in points for key in point.named})
             if name not in known:
-                raise NotFoundError(f"pick: no value called {name!r}", hint=f"there are {', '.join(known) or 'none'}")
+                near = nearest(name, known)
+                there = f"there are {', '.join(known) or 'none'}"
+                raise NotFoundError(f"pick: no value called {name!r}", hint=f"{near} {there}".strip())
         kept = [point for point in points if all(c.holds(point.named[c.name]) for c in self.comparisons)]
         if not kept:
-            raise NotFoundError("pick: no point of the front meets the conditions", hint=self._ranges(points))
+            raise NotFoundError("pick: no point of the front meets the conditions", hint=self._nearest(points))
         if self.name is None:
             return kept
         name = self.name
         return sorted(kept, key=lambda point: self.sign * point.named[name])
 
-    def _ranges(self, points: Sequence[Valued]) -> str:
-        names = dict.fromkeys(comparison.name for comparison in self.comparisons)
+    def _nearest(self, points: Sequence[Valued]) -> str:
+        """The point that misses the conditions by least, and the ranges that the front has."""
+        if not points:
+            return "the front is empty"
+        names = list(dict.fromkeys(comparison.name for comparison in self.comparisons))
         columns = {name: [point.named[name] for point in points] for name in names}
-        rows = [f"{name} {min(values):g} to {max(values):g}" for name, values in columns.items() if values]
-        return f"the front has {', '.join(rows)}" if rows else "the front is empty"
+        spans = {name: max(values) - min(values) for name, values in columns.items()}
+        near = min(
+            points,
+            key=lambda point: sum(c.distance(point.named[c.name], span=spans[c.name]) for c in self.comparisons),
+        )
+        has = ", ".join(f"{name} {near.named[name]:g}" for name in names)
+        ranges = ", ".join(f"{name} {min(values):g} to {max(values):g}" for name, values in columns.items())
+        return f"the nearest is trial:{near.trial} with {has}; the front has {ranges}"
 
 
 def parse_query(text: str) -> Query:

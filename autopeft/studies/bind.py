@@ -11,7 +11,7 @@ from autopeft.spaces.space import SearchSpace
 from autopeft.spaces.training import ACTIVE_WITH
 from autopeft.spaces.validity_rules import RULED_SETTINGS
 from autopeft.spaces.virtual_tokens import most_virtual_tokens
-from autopeft.studies.spec import StudySpec
+from autopeft.studies.spec import RunSpec, StudySpec
 from autopeft.trainers.job import TrainingSettings
 from autopeft.trainers.task import TaskSummary, check_task
 
@@ -59,42 +59,57 @@ def bind_study(spec: StudySpec) -> BoundStudy:
     Raises:
         InputError: Data, labels, model, targets, sizes or constraints are not usable; the message names the place.
     """
-    from autopeft.trainers.checkpoint import load_image_reader
-    from autopeft.trainers.kinds import check_kind
-    from autopeft.trainers.model import read_shape
     from autopeft.trainers.trainer import check_length
 
     _check_resources(spec)
     _check_active(spec)
-    data = check_task(spec.task, seed=spec.training.seed)
-    shape = read_shape(spec.model)
-    check_kind(spec.task.kind, shape, place=f"model {spec.model.name!r}", custom_code=spec.model.trust_remote_code)
-    if shape.image is not None:
-        load_image_reader(spec.model)
-    sequences = len(data.classes) if spec.task.kind == "multiple-choice" else 1
-    n_labels = _n_labels(spec, data)
-    _check_rate(spec, head=n_labels is not None)
-    space = _bind_space(spec, shape, n_labels=n_labels, sequences=sequences)
+    run = RunSpec.of_study(spec)
+    data, shape = _read(run)
+    _check_rate(spec, head=_n_labels(run, data) is not None)
+    space = SearchSpace.bind(
+        spec.space,
+        shape,
+        constraints=spec.constraints,
+        quantities={"memory": _predicted_memory(run, shape, data)},
+        settings=_ruled_settings(spec.training),
+    )
     if shape.image is None:
         check_length(spec.model, spec.training.max_length, virtual=most_virtual_tokens(space.structure))
     return BoundStudy(spec=spec, space=space, data=data)
 
 
-def _bind_space(spec: StudySpec, shape: ModelShape, *, n_labels: int | None, sequences: int) -> SearchSpace:
-    memory = PredictedMemory(
+def bind_run(spec: RunSpec) -> tuple[ModelShape, PredictedMemory]:
+    """The same for a single training: the shape of its model, and what predicts its memory.
+
+    Raises:
+        InputError: Data, labels or model are not usable; the message names the place.
+    """
+    data, shape = _read(spec)
+    return shape, _predicted_memory(spec, shape, data)
+
+
+def _read(spec: RunSpec) -> tuple[TaskSummary, ModelShape]:
+    """Data and model, checked against each other."""
+    from autopeft.trainers.checkpoint import load_image_reader
+    from autopeft.trainers.kinds import check_kind
+    from autopeft.trainers.model import read_shape
+
+    data = check_task(spec.task, seed=spec.training.seed)
+    shape = read_shape(spec.model)
+    check_kind(spec.task.kind, shape, place=f"model {spec.model.name!r}", custom_code=spec.model.trust_remote_code)
+    if shape.image is not None:
+        load_image_reader(spec.model)
+    return data, shape
+
+
+def _predicted_memory(spec: RunSpec, shape: ModelShape, data: TaskSummary) -> PredictedMemory:
+    return PredictedMemory(
         shape=_as_trained(spec, shape),
         batch_size=spec.training.batch_size,
         length=_longest(spec, shape),
-        n_labels=n_labels,
+        n_labels=_n_labels(spec, data),
         optimizer=spec.training.optimizer,
-        sequences=sequences,
-    )
-    return SearchSpace.bind(
-        spec.space,
-        shape,
-        constraints=spec.constraints,
-        quantities={"memory": memory},
-        settings=_ruled_settings(spec.training),
+        sequences=len(data.classes) if spec.task.kind == "multiple-choice" else 1,
     )
 
 
@@ -104,12 +119,12 @@ def _ruled_settings(training: TrainingSettings) -> dict[str, Scalar]:
     return {name: getattr(training, name) for name in RULED_SETTINGS if getattr(training, name) != getattr(plain, name)}
 
 
-def _longest(spec: StudySpec, shape: ModelShape) -> int:
+def _longest(spec: RunSpec, shape: ModelShape) -> int:
     """Tokens of the longest row there may be."""
     return spec.training.max_length if shape.image is None else shape.image.n_tokens
 
 
-def _as_trained(spec: StudySpec, shape: ModelShape) -> ModelShape:
+def _as_trained(spec: RunSpec, shape: ModelShape) -> ModelShape:
     """`shape` with the dtype and attention that a trainer on a machine like this one chooses."""
     import torch
 
@@ -120,7 +135,7 @@ def _as_trained(spec: StudySpec, shape: ModelShape) -> ModelShape:
     return replace(shape, dtype=fitted.dtype or shape.dtype, attention=fitted.attention or shape.attention)
 
 
-def _n_labels(spec: StudySpec, data: TaskSummary) -> int | None:
+def _n_labels(spec: RunSpec, data: TaskSummary) -> int | None:
     """Outputs of the new head; None where the model's own vocabulary is predicted."""
     if not data.classes:
         return 1 if spec.task.metric in REGRESSION_METRICS else None

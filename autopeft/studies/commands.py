@@ -4,7 +4,9 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from autopeft.errors import SpecError
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
 from autopeft.studies.bind import BoundStudy, bind_study
-from autopeft.studies.events import StopReason
+from autopeft.studies.events import Listener, StopReason, StudyEvent, TrialReported
 from autopeft.studies.layer_prior import LayerPrior, find_layer_prior
 from autopeft.studies.load import load_spec
 from autopeft.studies.progress import choose_mode
@@ -31,6 +33,10 @@ from autopeft.studies.tables import (
     trials_json,
     trials_table,
 )
+
+if TYPE_CHECKING:
+    from autopeft.studies.handover import Export
+    from autopeft.studies.options import ExportOptions
 
 N_SAMPLES = 256
 """Configurations looked at for the predicted ranges that `check` shows."""
@@ -160,15 +166,68 @@ def studies(*, storage: str, as_json: bool) -> None:
         print_table(studies_table([(summary.name, summary.objectives, summary.trials) for summary in found]))
 
 
-def export(name: str, *, pick: str, out: Path, storage: str, as_json: bool) -> None:
-    """Hand over a point of the front."""
-    done = Study.open(name, storage=storage).export(pick, out)
+def export(name: str, *, pick: str, out: Path, storage: str, options: "ExportOptions", as_json: bool) -> None:
+    """Hand over a completed trial."""
+    options.resolve()
+    study = Study.open(name, storage=storage)
+    fields = asdict(options)
+    show_export(study.export(pick, out, **fields, listeners=_told(as_json=as_json)), as_json=as_json)
+
+
+def train(
+    file: Path,
+    *,
+    task: Path,
+    out: Path,
+    seed: int,
+    epochs: int | None,
+    settings: Sequence[str],
+    options: "ExportOptions",
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Train one configuration and hand it over."""
+    from autopeft.studies.load import load_run
+    from autopeft.studies.train import run_training
+
+    if verbose:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    mode = choose_mode(sys.stderr, quiet=quiet, as_json=as_json)
+    spec = load_run(task, settings=settings)
+    done = run_training(file, spec, out, seed=seed, epochs=epochs, options=options, mode=mode)
+    show_export(done, as_json=as_json)
+
+
+def show_export(done: "Export", *, as_json: bool) -> None:
+    """Say what was written where, and how to load it."""
     if as_json:
         print_json(done.to_json())
         return
+    what = "" if done.trial is None else f"trial {done.trial} is in "
     scores = ", ".join(f"{metric} {value:.4f}" for metric, value in done.held_out.items())
-    print(f"trial {done.trial} is in {done.folder} ({done.format} format); held-out {scores}")
-    print(f"load it: autopeft.load({str(done.folder)!r})")
+    print(f"{what}{done.folder} ({done.format} format)" + (f"; held-out {scores}" if scores else ""))
+    if done.compression is not None:
+        print(f"compressed to {done.compression['bits_a_number']:.2f} bits a trained number")
+    if done.address is not None:
+        print(f"on the hub: {done.address}")
+    if done.format == "config":
+        print(f"train it: autopeft train {done.folder}/configuration.yaml --task {done.folder}/task.yaml --out DIR")
+    elif done.format == "mlflow":
+        print(f"load it: mlflow.pyfunc.load_model({str(done.folder)!r})")
+    else:
+        print(f"load it: autopeft.load({str(done.folder)!r})")
+
+
+def _told(*, as_json: bool) -> Sequence[Listener]:
+    """What shows a second training: a line an epoch on stderr, nothing under --json."""
+    from autopeft.studies.training import epoch_line
+
+    def listen(event: StudyEvent) -> None:
+        if isinstance(event, TrialReported) and not as_json:
+            print(epoch_line(event.measurement, None), file=sys.stderr)
+
+    return (listen,)
 
 
 def methods(name: str | None, *, as_json: bool) -> None:

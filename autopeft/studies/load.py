@@ -9,8 +9,8 @@ from autopeft.errors import SpecError
 from autopeft.objectives.objective import Objective, resolve_objectives
 from autopeft.spaces.definition import SpaceDefinition
 from autopeft.studies.executor import Resources
-from autopeft.studies.schema import StudyFile, shorten, validate
-from autopeft.studies.spec import PriorSource, SearchSettings, StudySpec, default_objectives
+from autopeft.studies.schema import RunFile, StudyFile, shorten, validate, validate_run
+from autopeft.studies.spec import PriorSource, RunSpec, SearchSettings, StudySpec, default_objectives
 from autopeft.studies.yaml_file import Document, Path_, Plain, parse_yaml, read_yaml
 from autopeft.trainers.job import DataSpec, ModelSpec, TaskSpec, TrainingSettings
 
@@ -60,14 +60,40 @@ def to_spec(document: Document, *, folder: Path | None) -> StudySpec:
     )
 
 
-def _model(file: StudyFile, folder: Path | None) -> ModelSpec:
+def load_run(path: Path, *, settings: Sequence[str] = ()) -> RunSpec:
+    """What the task file (or study file) at `path` says of training one configuration; see `load_spec`."""
+    return to_run(override(read_yaml(path), settings), folder=path.resolve().parent)
+
+
+def run_from_mapping(data: Mapping[str, object], *, settings: Sequence[str] = ()) -> RunSpec:
+    """The same from keys and values as in such a file."""
+    document = Document(data=dict(data), source="task")  # type: ignore[arg-type]  # checked by the schema
+    return to_run(override(document, settings), folder=None)
+
+
+def to_run(document: Document, *, folder: Path | None) -> RunSpec:
+    """The complete, checked task file; see `load_run`."""
+    file = validate_run(document)
+    objectives = _objectives(file, document)
+    return RunSpec(
+        name=file.study,
+        model=_model(file, folder),
+        task=_task(file, document, folder),
+        training=_training(file, objectives),
+        objectives=objectives,
+        threads=file.resources.cpus_per_job if "cpus_per_job" in file.resources.model_fields_set else None,
+        mlflow=file.tracking.mlflow if file.tracking else None,
+    )
+
+
+def _model(file: StudyFile | RunFile, folder: Path | None) -> ModelSpec:
     if isinstance(file.model, str):
         return ModelSpec(name=resolve_path(file.model, folder=folder))
     section = file.model.model_dump()
     return ModelSpec(**{**section, "name": resolve_path(section["name"], folder=folder)})
 
 
-def _task(file: StudyFile, document: Document, folder: Path | None) -> TaskSpec:
+def _task(file: StudyFile | RunFile, document: Document, folder: Path | None) -> TaskSpec:
     section = file.task
     data = section.data.model_dump()
     if data["hub"] is None and data["train"] is None:
@@ -106,7 +132,7 @@ def _search(file: StudyFile, document: Document) -> SearchSettings:
     return SearchSettings(engine=section.engine, trials=section.trials, seed=section.seed, layers_from=prior)
 
 
-def _objectives(file: StudyFile, document: Document) -> tuple[Objective, ...]:
+def _objectives(file: StudyFile | RunFile, document: Document) -> tuple[Objective, ...]:
     if file.objectives is None:
         return default_objectives(file.task.metric)
     try:
@@ -115,7 +141,7 @@ def _objectives(file: StudyFile, document: Document) -> tuple[Objective, ...]:
         raise _placed(error, document, "objectives") from error
 
 
-def _training(file: StudyFile, objectives: Sequence[Objective]) -> TrainingSettings:
+def _training(file: StudyFile | RunFile, objectives: Sequence[Objective]) -> TrainingSettings:
     """The settings written, and what the objectives need to be measured."""
     settings = TrainingSettings(**file.training.model_dump())
     asked = any(objective.name == "activation_density" for objective in objectives)

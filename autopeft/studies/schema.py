@@ -140,6 +140,21 @@ class StudyFile(_Section):
     tracking: TrackingSection | None = TrackingSection()
 
 
+class RunFile(_Section):
+    """A study file of which only what training needs is looked at; a study file is one."""
+
+    study: str = "train"
+    model: str | ModelSection
+    task: TaskSection
+    space: str | dict[str, object] | None = None
+    constraints: list[str] = []
+    objectives: list[str] | None = None
+    search: SearchSection = SearchSection()
+    training: TrainingSection = TrainingSection()
+    resources: ResourcesSection = ResourcesSection()
+    tracking: TrackingSection | None = TrackingSection()
+
+
 def validate(document: Document) -> StudyFile:
     """The study file in `document`, checked.
 
@@ -150,17 +165,36 @@ def validate(document: Document) -> StudyFile:
         file = StudyFile.model_validate(document.data)
     except ValidationError as error:
         raise _first_error(error, document) from None
-    if not NAME.match(file.study):
-        raise SpecError(
-            f"{document.place(('study',))}: got {file.study!r}; letters, digits, '.', '_' and '-', at most 100",
-            hint="the name becomes a folder and a tracking experiment",
-        )
+    _check_name(file, document)
     _check_metrics(file, document)
     _check_resources(file, document)
     return file
 
 
-def _check_metrics(file: StudyFile, document: Document) -> None:
+def validate_run(document: Document) -> RunFile:
+    """The task file in `document` (or the study file), checked.
+
+    Raises:
+        SpecError: The first thing that is wrong, with its place.
+    """
+    try:
+        file = RunFile.model_validate(document.data)
+    except ValidationError as error:
+        raise _first_error(error, document) from None
+    _check_name(file, document)
+    _check_metrics(file, document)
+    return file
+
+
+def _check_name(file: StudyFile | RunFile, document: Document) -> None:
+    if not NAME.match(file.study):
+        raise SpecError(
+            f"{document.place(('study',))}: got {file.study!r}; letters, digits, '.', '_' and '-', at most 100",
+            hint="the name becomes a folder and a tracking experiment",
+        )
+
+
+def _check_metrics(file: StudyFile | RunFile, document: Document) -> None:
     for name in (file.task.metric, *file.task.extra_metrics):
         if name not in METRICS:
             place = document.place(("task", "metric" if name == file.task.metric else "extra_metrics"))

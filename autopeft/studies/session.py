@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from autopeft.spaces.model_shape import ModelShape
@@ -14,7 +15,7 @@ from autopeft.studies.load import load_spec, spec_from_mapping
 from autopeft.studies.notes import StudyInfo
 from autopeft.studies.outbox import outbox_path
 from autopeft.studies.progress import ProgressMode, ProgressReporter, choose_mode
-from autopeft.studies.spec import StudySpec
+from autopeft.studies.spec import RunSpec, StudySpec
 from autopeft.studies.study import DEFAULT_STORAGE, Study
 
 MIRROR_SECONDS = 30.0
@@ -91,22 +92,27 @@ def _mirrored(study: Study, bound: BoundStudy, reporter: ProgressReporter, stack
 
 def study_info(spec: StudySpec, shape: ModelShape) -> StudyInfo:
     """What the tracking mirror says of the study as a whole."""
+    settings = {"engine": spec.search.engine, "seed": spec.search.seed}
+    info = run_info(RunSpec.of_study(spec), shape)
+    return replace(info, data_digest=data_digest(content_of(spec)), settings=settings | dict(info.settings))
+
+
+def run_info(spec: RunSpec, shape: ModelShape, *, identity: str = "") -> StudyInfo:
+    """The same of a single training; `identity` tells it from others of its name."""
     data = spec.task.data
     files = [path for path in (data.train, data.validation, data.test) if path]
     named = f"{data.hub} ({data.name})" if data.hub and data.name else data.hub
     return StudyInfo(
-        name=spec.study,
+        name=spec.name,
         objectives=spec.objectives,
         model=spec.model.name,
         task=spec.task.kind,
         data=named or ", ".join(short_path(path) for path in files),
-        data_digest=data_digest(content_of(spec)),
         shape=shape,
         settings={
-            "engine": spec.search.engine,
-            "seed": spec.search.seed,
             "epochs": spec.training.epochs,
             "batch_size": spec.training.batch_size,
             **({"max_length": spec.training.max_length} if shape.image is None else {"tokens": shape.image.n_tokens}),
         },
+        identity=identity,
     )

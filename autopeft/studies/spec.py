@@ -48,13 +48,10 @@ class StudySpec:
 
     def to_mapping(self) -> dict[str, object]:
         """The study file this came from, complete with defaults; `autopeft.studies.load.to_spec` reads it back."""
-        task = _given(asdict(self.task)) | {"data": _given(asdict(self.task.data))}
-        text = {"text": list(self.task.text)} if self.task.text else {}
-        task = {key: value for key, value in task.items() if key != "text"} | text
         return {
             "study": self.study,
             "model": _given(asdict(self.model)),
-            "task": task | {"extra_metrics": list(self.task.extra_metrics)},
+            "task": _task_mapping(self.task),
             "space": self.space.to_mapping(),
             "constraints": list(self.constraints),
             "objectives": [objective.name for objective in self.objectives],
@@ -63,6 +60,50 @@ class StudySpec:
             "resources": _given(asdict(self.resources)),
             "tracking": {"mlflow": self.mlflow},
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """What one configuration is trained with: a study file without its search."""
+
+    name: str
+    """Of the MLflow experiment and the card."""
+    model: ModelSpec
+    task: TaskSpec
+    training: TrainingSettings
+    objectives: tuple[Objective, ...]
+    threads: int | None
+    """Of linear algebra; None leaves the library's default."""
+    mlflow: str | None
+    """MLflow tracking URI; None: no tracking."""
+
+    @classmethod
+    def of_study(cls, spec: StudySpec) -> "RunSpec":
+        return cls(
+            name=spec.study,
+            model=spec.model,
+            task=spec.task,
+            training=spec.training,
+            objectives=spec.objectives,
+            threads=spec.resources.cpus_per_job,
+            mlflow=spec.mlflow,
+        )
+
+    def to_mapping(self) -> dict[str, object]:
+        """The task file this came from, complete with defaults; `autopeft.studies.load.to_run` reads it back."""
+        return {
+            "study": self.name,
+            "model": _given(asdict(self.model)),
+            "task": _task_mapping(self.task),
+            "training": asdict(self.training),
+            "tracking": {"mlflow": self.mlflow},
+        }
+
+
+def _task_mapping(task: TaskSpec) -> dict[str, object]:
+    fields = _given(asdict(task)) | {"data": _given(asdict(task.data)), "extra_metrics": list(task.extra_metrics)}
+    text = {"text": list(task.text)} if task.text else {}
+    return {key: value for key, value in fields.items() if key != "text"} | text
 
 
 def _given(section: dict[str, object]) -> dict[str, object]:

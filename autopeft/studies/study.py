@@ -170,14 +170,51 @@ class Study:
         """The Pareto front of the completed trials."""
         return StudyFront.of(self.name, self.history(), self.spec.objectives)
 
-    def export(self, point: FrontPoint | str, out: str | Path) -> "Export":
-        """Write the trained adapter of a front's point (or of the pick that a text names) into the folder `out`.
+    def export(
+        self,
+        point: FrontPoint | str,
+        out: str | Path,
+        *,
+        format: str = "auto",
+        merge: bool = False,
+        train: bool = False,
+        compress: str | None = None,
+        push_to_hub: str | None = None,
+        listeners: Sequence[Listener] = (),
+    ) -> "Export":
+        """Write a completed trial (a point, or the pick that a text names) into the folder `out`.
+
+        Args:
+            point: E.g. `study.front().knee()`, `"knee"`, `"trial:7"`.
+            out: A new or empty folder.
+            format: A key of `autopeft.studies.options.FORMATS`.
+            merge: Fold the adapter into the base weights.
+            train: Train it again instead of taking the weights that the search kept.
+            compress: `compeft`, `compeft:k=10,alpha=2` or `1bit`.
+            push_to_hub: A repository of the Hugging Face hub to put it into.
+            listeners: Told how a second training goes.
 
         Raises:
-            SpecError: The folder is not empty, or the text is no pick.
+            SpecError: The folder is taken, the text is no pick, the options contradict each other.
             NotFoundError: No such point, or its adapter is gone.
+            ConfigurationError: The format cannot hold the configuration.
+            TrialError: A second training failed.
+            HubError: The hub does not answer, or did not take the folder.
         """
         from autopeft.studies.export import export
+        from autopeft.studies.options import ExportOptions
 
-        chosen = self.front().pick(point) if isinstance(point, str) else point
-        return export(self.spec, chosen, source=self.adapter_folder(chosen.trial), out=Path(out))
+        front = self.front()
+        chosen = front.pick(point) if isinstance(point, str) else point
+        predicted = {trial.number: trial.predicted for trial in front.history}
+        return export(
+            self.spec,
+            chosen,
+            shape=self.shape(),
+            predicted=predicted.get(chosen.trial, {}),
+            on_front=chosen in front,
+            source=self.adapter_folder(chosen.trial),
+            out=Path(out),
+            options=ExportOptions(format=format, merge=merge, train=train, compress=compress, push_to_hub=push_to_hub),
+            listeners=listeners,
+        )

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from autopeft.errors import NotFoundError, SpecError
 from autopeft.objectives.front import Front, FrontPoint
 from autopeft.objectives.objective import Objective
-from autopeft.search.trial import History
+from autopeft.search.trial import History, Trial, TrialState
+from autopeft.studies.charts import point_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,8 +55,35 @@ class StudyFront:
         return self.front.best(objective)
 
     def pick(self, text: str) -> FrontPoint:
-        """The point that `knee`, `best:OBJECTIVE`, `trial:N` or a query such as `accuracy >= 0.9, min memory` names."""
-        return self.front.pick(text)
+        """The point that `knee`, `best:OBJECTIVE`, `trial:N` or a query such as `accuracy >= 0.9, min memory` names.
+
+        `trial:N` may be any completed trial, a dominated one too.
+
+        Raises:
+            SpecError: `text` is no pick, or names a trial that did not complete.
+            NotFoundError: Nothing is named by it; the hint says what is nearest.
+        """
+        kind, _, value = (part.strip() for part in text.partition(":"))
+        if kind != "trial" or not value.isdecimal():
+            return self.front.pick(text)
+        trial = next((trial for trial in self.history if trial.number == int(value)), None)
+        if trial is None:
+            raise NotFoundError(f"pick: the study has no trial {value}", hint=self._instead(int(value)))
+        point = point_of(trial, self.front.objectives)
+        if point is None:
+            raise SpecError(f"pick: trial {trial.number} {_why_not(trial)}", hint=self._instead(trial.number))
+        return point
+
+    def __contains__(self, point: FrontPoint) -> bool:
+        """Whether a point is on the front."""
+        return any(other.trial == point.trial for other in self.front)
+
+    def _instead(self, number: int) -> str:
+        numbers = sorted(point.trial for point in self.front)
+        if not numbers:
+            return "no trial of this study has completed"
+        near = min(numbers, key=lambda other: (abs(other - number), other))
+        return f"only a completed trial can be picked; the nearest on the front is trial:{near}"
 
     def to_frame(self) -> "pd.DataFrame":
         """A table with a row a point."""
@@ -72,3 +101,11 @@ class StudyFront:
         from autopeft.studies.tables import front_json
 
         return front_json(self.front, self.history, study=self.study)
+
+
+def _why_not(trial: Trial) -> str:
+    if trial.failure is not None:
+        return f"failed ({trial.failure.kind.value}: {trial.failure.message})"
+    return {TrialState.PRUNED: "was stopped early", TrialState.RUNNING: "is still running"}.get(
+        trial.state, "has a value that is not finite"
+    )

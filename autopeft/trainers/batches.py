@@ -37,6 +37,13 @@ class Batch:
     tokens: int
     """Tokens that are no padding."""
 
+    @property
+    def items(self) -> IntArray:
+        """How many scored items each row has: one where targets are a number a row, else its targets."""
+        if self.targets.ndim == 1:
+            return np.ones(len(self.targets), dtype=np.int64)
+        return np.asarray((self.targets != -100).sum(axis=1))
+
 
 AnyBatch = Batch | ImageBatch
 EncodedSplit = TokenizedSplit | PixelSplit

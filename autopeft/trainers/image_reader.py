@@ -3,6 +3,7 @@
 Letters: C channels, H height, W width.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
@@ -60,6 +61,10 @@ class ImageReader:
             )
 
     @property
+    def save(self, folder: Path) -> None:
+        """Write the image processor's own file."""
+        self._processor.save_pretrained(folder)
+
     def size(self) -> tuple[int, int]:
         """Height and width of what it gives."""
         _, height, width = self.pixels(self._probe(64, 64)).shape

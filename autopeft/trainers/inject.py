@@ -162,12 +162,7 @@ def merge(adapters: AdapterSet, model: PreTrainedModel, shape: ModelShape) -> "M
         ConfigurationError: The configuration has a method that cannot be folded into a weight.
         ModelError: The adapters are not attached (never were, or are merged already).
     """
-    others = sorted({method for method, _, adapter in adapters.adapters() if not adapter.mergeable})
-    if others:
-        raise ConfigurationError(
-            f"{', '.join(others)} cannot be merged into the base weights",
-            hint="keep the adapters attached, they work as they are",
-        )
+    check_mergeable(adapters)
     if not adapters.attached:
         raise ModelError("these adapters are not attached to a model", hint="attach them before merging")
     originals: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -178,6 +173,20 @@ def merge(adapters: AdapterSet, model: PreTrainedModel, shape: ModelShape) -> "M
                 tensor.data = merged.to(tensor.dtype)
     adapters.remove()
     return Merged(adapters, model, shape, originals)
+
+
+def check_mergeable(adapters: AdapterSet) -> None:
+    """Refuse what is no change of weights.
+
+    Raises:
+        ConfigurationError: A method that cannot be folded into a weight.
+    """
+    others = sorted({method for method, _, adapter in adapters.adapters() if not adapter.mergeable})
+    if others:
+        raise ConfigurationError(
+            f"{', '.join(others)} cannot be merged into the base weights",
+            hint="keep the adapters attached, they work as they are",
+        )
 
 
 def _folded(adapters: AdapterSet, layers: nn.ModuleList) -> list[tuple[LinearLike, torch.Tensor, torch.Tensor | None]]:

@@ -4,9 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from autopeft.objectives.measurement import Measurement
 from autopeft.spaces.configuration import Configuration
+
+COMPEFT: Final = "compeft"
+ONE_BIT: Final = "1bit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +126,18 @@ class TrainJob:
     evaluate_test: bool = False
     """Also score the held-out split at the end (never during a search)."""
     settings: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressionSpec:
+    """How a trained adapter is to be compressed."""
+
+    method: str
+    """`compeft` or `1bit`."""
+    density: float | None = None
+    """Share of the numbers that ComPEFT keeps, in (0, 1]; None chooses it on the validation rows."""
+    alpha: float | None = None
+    """ComPEFT's level as a multiple of the standard deviation; None chooses it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

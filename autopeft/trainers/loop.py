@@ -26,6 +26,7 @@ from autopeft.trainers.model import LoadedModel, head_parameters, set_training
 from autopeft.trainers.optimizers import INITIAL, make_optimizer, own_rates, own_ratios
 from autopeft.trainers.regularizers import DensityMeter, Regularizers
 from autopeft.trainers.rows import LabelKind
+from autopeft.trainers.scores import Scores
 from autopeft.trainers.sites import layers_of
 from autopeft.trainers.task import Task
 
@@ -249,23 +250,36 @@ def evaluate(run: Run, split: EncodedSplit) -> dict[str, float]:
     Raises:
         DivergedError: A prediction is NaN or infinite.
     """
+    return predict(run, split).values
+
+
+def predict(run: Run, split: EncodedSplit) -> Scores:
+    """What the run's model says of every row of `split`."""
     model, device = run.loaded.model, run.loaded.model.device
     batches = evaluation_batches(split.widths, run.settings.evaluation_batch_size)
     statistics: list[torch.Tensor] = []
     targets: list[torch.Tensor] = []
     virtual = virtual_tokens(run.adapters.configuration)
+    rows: list[np.ndarray] = []
     meter = DensityMeter(run.loaded, virtual=virtual) if run.settings.measure_density else None
     _set_mode(run, training=False)
     with torch.inference_mode():
-        for batch in batches_of(split, batches, pad_id=_pad_id(run)):
+        for index, batch in zip(batches, batches_of(split, batches, pad_id=_pad_id(run)), strict=True):
             with nullcontext() if meter is None else meter.watch(batch):
                 outputs, target_N = run.task.outputs(model, batch, device)
             statistics.append(run.task.statistics(outputs, target_N))
             targets.append(target_N)
+            rows.append(np.repeat(index, batch.items))
         scored = torch.cat(statistics).cpu().numpy().astype(np.float64)
         expected = torch.cat(targets).cpu().numpy().astype(np.float64)
-    density = {} if meter is None else meter.values()
-    return run.task.score(run.metrics, scored, expected) | density
+    return Scores(
+        task=run.task,
+        metrics=run.metrics,
+        statistics=scored,
+        targets=expected,
+        rows=np.concatenate(rows),
+        extra={} if meter is None else meter.values(),
+    )
 
 
 def _set_mode(run: Run, *, training: bool) -> None:

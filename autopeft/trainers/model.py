@@ -1,6 +1,6 @@
 """Base models: their shape from the configuration alone, and the loaded, frozen model with a task head."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,8 +31,8 @@ from autopeft.trainers.checkpoint import (
 )
 from autopeft.trainers.image_reader import ImageReader
 from autopeft.trainers.job import ModelSpec
-from autopeft.trainers.kinds import AUTO_CLASSES, IMAGES, KINDS, LANGUAGE, SEQUENCES, check_kind
-from autopeft.trainers.sites import measure, reads_images
+from autopeft.trainers.kinds import AUTO_CLASSES, CLASSIFICATION, IMAGES, KINDS, LANGUAGE, SEQUENCES, check_kind
+from autopeft.trainers.sites import Conv1D, measure, reads_images
 
 _TOKENIZER_FILES: Final = (
     "the folder needs tokenizer.json (or the vocabulary files of its tokenizer) beside config.json"
@@ -71,17 +71,31 @@ def read_shape(spec: ModelSpec) -> ModelShape:
         ModelError: No such folder or hub model, no usable config.json, or an architecture that is not supported.
     """
     config = read_config(spec)
+    base = _empty_base(spec, config)
+    try:
+        return measure(base, config, image_size=_image_size(spec) if reads_images(base) else None)
+    except ModelError as error:
+        raise error.at(place_of(spec)) from None
+
+
+def is_transposed(spec: ModelSpec) -> bool:
+    """Whether the base keeps weights as [d_in, d_out] (GPT-2's `Conv1D`); reads no weights.
+
+    Raises:
+        ModelError: As for `read_shape`.
+    """
+    return any(isinstance(module, Conv1D) for module in _empty_base(spec, read_config(spec)).modules())
+
+
+def _empty_base(spec: ModelSpec, config: PretrainedConfig) -> PreTrainedModel:
+    """The bare base on the meta device."""
     with quiet(), torch.device("meta"):
-        base = attempt(
+        return attempt(
             lambda: _bare(config, dtype=dtype_of(spec, config), **code_options(spec)),
             place=place_of(spec),
             hint="use a transformer encoder or decoder that transformers' AutoModel can build; set attention to sdpa"
             " or eager",
         )
-    try:
-        return measure(base, config, image_size=_image_size(spec) if reads_images(base) else None)
-    except ModelError as error:
-        raise error.at(place_of(spec)) from None
 
 
 def _bare(config: PretrainedConfig, **options: Any) -> PreTrainedModel:
@@ -244,6 +258,15 @@ def reset_head(loaded: LoadedModel, seed: int) -> None:
             parameter.fill_(1.0)
         else:
             parameter.copy_(torch.empty(parameter.shape).normal_(std=std, generator=generator))
+
+
+def name_labels(config: PretrainedConfig, kind: str, labels: object) -> None:
+    """Put the names of the classes into a model's configuration; mark a head of one output as a regression."""
+    if isinstance(labels, Sequence) and labels and len(labels) == config.num_labels:
+        config.id2label = {index: str(label) for index, label in enumerate(labels)}
+        config.label2id = {str(label): index for index, label in enumerate(labels)}
+    if kind == CLASSIFICATION and config.num_labels == 1:
+        config.problem_type = "regression"
 
 
 def set_training(loaded: LoadedModel, *, training: bool) -> None:

@@ -35,7 +35,7 @@ PATTERNS: Final[Mapping[str, Mapping[str, str]]] = {
 }
 """Settings that may differ by module, and where the differences go (HiRA's pattern is ignored by peft 0.21.2)."""
 
-_PLAIN_LORA: Final = ("LORA", "ADALORA")
+PLAIN_LORA: Final = ("LORA", "ADALORA")
 """Types that become LoRA."""
 _KEY: Final = "base_model.model."
 _OUR_OWN: Final = "export in AutoPEFT's own format and load it with autopeft.load"
@@ -63,7 +63,7 @@ def export_bridged(adapters: AdapterSet, info: AdapterInfo) -> Exported:
     assert isinstance(method, AbstractBridged)
     check_exportable(setting, transposed=info.transposed)
     sites = dict(_sites(adapters, info))
-    if method.peft_type in _PLAIN_LORA:
+    if method.peft_type in PLAIN_LORA:
         return _lora(setting, sites)
     config = _common_config(method, setting, info)
     tensors: dict[str, torch.Tensor] = {}
@@ -84,7 +84,7 @@ def check_exportable(setting: MethodSetting, *, transposed: bool) -> None:
         raise ConfigurationError(
             f"{setting.method}: not in the PEFT format, {REFUSED[method.peft_type]}", hint=_OUR_OWN
         )
-    if transposed and method.peft_type not in _PLAIN_LORA:
+    if transposed and method.peft_type not in PLAIN_LORA:
         raise ConfigurationError(
             f"{setting.method}: peft's {method.peft_type} acts on linear maps, this model's are Conv1D", hint=_OUR_OWN
         )
@@ -97,7 +97,7 @@ def check_exportable(setting: MethodSetting, *, transposed: bool) -> None:
 
 def _may_differ(method: AbstractBridged, field: str) -> bool:
     """Whether `field` may differ by layer: it has a pattern, or means nothing at inference, or is in the tensors."""
-    if method.peft_type in _PLAIN_LORA:
+    if method.peft_type in PLAIN_LORA:
         return field != "variant"
     patterns = PATTERNS.get(method.peft_type, {})
     return field in ("targets", "dropout", "start") or method.columns.get(field) in patterns
@@ -127,7 +127,7 @@ def _common_config(method: AbstractBridged, setting: MethodSetting, info: Adapte
     first = next(iter(rows.values()))
     common: dict[str, object] = {"peft_type": method.peft_type, **first}
     for field, pattern in PATTERNS.get(method.peft_type, {}).items():
-        top, differing = _pattern({name: config[field] for name, config in rows.items()})
+        top, differing = common_and_pattern({name: config[field] for name, config in rows.items()})
         common |= {field: top, pattern: differing}
     if method.peft_type == "IA3":
         common["feedforward_modules"] = sorted(feedforward)
@@ -137,7 +137,7 @@ def _common_config(method: AbstractBridged, setting: MethodSetting, info: Adapte
     return common
 
 
-def _pattern(values: Mapping[str, object]) -> tuple[object, dict[str, object]]:
+def common_and_pattern(values: Mapping[str, object]) -> tuple[object, dict[str, object]]:
     """The most frequent value, and the names whose value is another one."""
     top = Counter(values.values()).most_common(1)[0][0]
     return top, {name: value for name, value in values.items() if value != top}
@@ -177,7 +177,7 @@ def _lora(setting: MethodSetting, sites: Mapping[str, PeftSite]) -> Exported:
         if dora:
             magnitude = site.layer.get_submodule(f"lora_magnitude_vector.{ADAPTER}")
             tensors[f"{_KEY}{name}.lora_magnitude_vector"] = cast("nn.Parameter", magnitude.weight)
-    (rank, rank_pattern), (alpha, alpha_pattern) = _pattern(ranks), _pattern(alphas)
+    (rank, rank_pattern), (alpha, alpha_pattern) = common_and_pattern(ranks), common_and_pattern(alphas)
     config = {"peft_type": "LORA", "r": rank, "rank_pattern": rank_pattern, "use_dora": dora, "use_rslora": False}
     config |= {"lora_alpha": alpha, "alpha_pattern": alpha_pattern, "target_modules": sorted(ranks)}
     return Exported(config=config, tensors=tensors)

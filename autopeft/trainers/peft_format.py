@@ -19,7 +19,7 @@ from autopeft.trainers.adapters.norms import NormAdapter
 from autopeft.trainers.inject import AdapterSet
 from autopeft.trainers.kinds import CAUSAL, CLASSIFICATION, SEQUENCES, TOKENS
 from autopeft.trainers.model import LoadedModel, head_state
-from autopeft.trainers.saved import AdapterInfo, describe, read_adapter, read_info, restore_adapter, write_atomically
+from autopeft.trainers.saved import AdapterInfo, describe, write_atomically
 
 FRAMED: Final = ("inttune", "loldu", "nlora", "sorsa", "svfit")
 """Methods whose update is a LoRA in a frame that only the base weights tell."""
@@ -57,37 +57,7 @@ def save_peft(folder: Path, adapters: AdapterSet, *, loaded: LoadedModel) -> Pat
     Raises:
         ConfigurationError: As for `check_exportable`.
     """
-    return _write(folder, adapters, info=describe(adapters, loaded=loaded, task={}), head=head_state(loaded))
-
-
-def convert_to_peft(source: Path, folder: Path) -> Path:
-    """The same from a folder that `saved.save_adapter` wrote; loads no base model but for `FRAMED`.
-
-    Raises:
-        ConfigurationError: As for `check_exportable`.
-        ModelError: `source` is no adapter folder or is damaged, or the base that it needs is not where it was.
-    """
-    info = read_info(source)
-    if any(setting.method in FRAMED for setting in info.configuration):
-        restored = restore_adapter(source)
-        return save_peft(folder, restored.adapters, loaded=restored.loaded)
-    info, adapters, head = read_adapter(source)
-    return _write(folder, adapters, info=info, head=head)
-
-
-def fits_peft(source: Path) -> bool:
-    """Whether the adapter in a folder that `saved.save_adapter` wrote can be converted.
-
-    Raises:
-        ModelError: `source` is no adapter folder or is damaged.
-    """
-    info = read_info(source)
-    try:
-        check_exportable(info.configuration, transposed=info.transposed)
-        peft_prompts.check_kind(info.configuration, kind=info.kind)
-    except ConfigurationError:
-        return False
-    return True
+    return write_single(folder, adapters, info=describe(adapters, loaded=loaded, task={}), head=head_state(loaded))
 
 
 def check_exportable(configuration: Configuration, *, transposed: bool = False) -> None:
@@ -115,7 +85,12 @@ def check_exportable(configuration: Configuration, *, transposed: bool = False) 
         )
 
 
-def _write(folder: Path, adapters: AdapterSet, *, info: AdapterInfo, head: Mapping[str, torch.Tensor]) -> Path:
+def write_single(folder: Path, adapters: AdapterSet, *, info: AdapterInfo, head: Mapping[str, torch.Tensor]) -> Path:
+    """The same with the facts and the head given.
+
+    Raises:
+        ConfigurationError: As for `check_exportable`.
+    """
     check_exportable(info.configuration, transposed=info.transposed)
     method, key = info.configuration.methods[0].method, _KEY
     if method in LORAS:
@@ -132,6 +107,13 @@ def _write(folder: Path, adapters: AdapterSet, *, info: AdapterInfo, head: Mappi
         exported = peft_export.export_bridged(adapters, info)
         tensors, config = dict(exported.tensors), exported.config
     tensors |= {f"{key}{name}": value for name, value in head.items()}
+    return write_tensors(folder, tensors, info=info, config=config)
+
+
+def write_tensors(
+    folder: Path, tensors: Mapping[str, torch.Tensor], *, info: AdapterInfo, config: Mapping[str, object]
+) -> Path:
+    """The two files of a peft adapter; `config` goes over the fields that every type has."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(folder / TENSORS_FILE, save_tensors(plain, metadata={"format": "pt"}))
     text = json.dumps({**_common(info), **config}, indent=2, sort_keys=True) + "\n"

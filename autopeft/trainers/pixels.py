@@ -43,6 +43,11 @@ class ImageBatch:
     """Tokens of an image."""
 
     @property
+    def items(self) -> IntArray:
+        """How many scored items each row has."""
+        return np.ones(len(self.targets), dtype=np.int64)
+
+    @property
     def tokens(self) -> int:
         """Tokens of the batch; none is padding."""
         return len(self.pixels_BCHW) * self.n_tokens

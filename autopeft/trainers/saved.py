@@ -19,17 +19,21 @@ from autopeft.errors import ConfigurationError, ModelError
 from autopeft.spaces.canonical import read_configuration
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.model_shape import ModelShape
+from autopeft.trainers.compression import Packed, start_of, unpack
 from autopeft.trainers.inject import AdapterSet, build
 from autopeft.trainers.job import ModelSpec
-from autopeft.trainers.model import LoadedModel, head_state, load_head_state, load_model
+from autopeft.trainers.model import LoadedModel, head_state, load_head_state, load_model, name_labels
 from autopeft.trainers.sites import Conv1D, layers_of
 
 FORMAT_VERSION: Final = 1
+PACKED_VERSION: Final = 2
+"""Of folders whose trained tensors are compressed, so that an older AutoPEFT says that it cannot read them."""
 INFO_FILE: Final = "autopeft.json"
 TENSORS_FILE: Final = "adapter.safetensors"
 
 _ADAPTER: Final = "adapter."
 _HEAD: Final = "head."
+_PACKED: Final = "packed."
 _REPEAT: Final = "export or train it again; a damaged adapter is never used"
 
 
@@ -118,11 +122,38 @@ def save_adapter(
     head = head_state(loaded) if head is None else head
     tensors = {_ADAPTER + name: _plain(value) for name, value in adapters.state_dict().items()}
     tensors |= {_HEAD + name: _plain(value) for name, value in head.items()}
-    data = save_tensors(tensors, metadata={"format": "pt"})
-    info = describe(adapters, loaded=loaded, task=task).to_json()
-    info |= {"format_version": FORMAT_VERSION, "sha256": hashlib.sha256(data).hexdigest()}
+    info = describe(adapters, loaded=loaded, task=task)
+    return _write(folder, tensors, info.to_json() | {"format_version": FORMAT_VERSION})
+
+
+def save_packed(
+    folder: Path, adapters: AdapterSet, packed: Packed, *, info: AdapterInfo, head: Mapping[str, torch.Tensor]
+) -> Path:
+    """Write an adapter whose trained tensors are compressed, as `read_adapter` reads it.
+
+    Args:
+        folder: Where; made when absent.
+        adapters: The set; what it holds beside the packed tensors is written as it is.
+        packed: Of its trained tensors.
+        info: What is to be known of it.
+        head: The head's tensors, not compressed.
+
+    Returns:
+        `folder`.
+    """
+    rest = {name: value for name, value in adapters.state_dict().items() if name not in packed.names}
+    tensors = {_PACKED + name: _plain(value) for name, value in packed.tensors.items()}
+    tensors |= {_ADAPTER + name: _plain(value) for name, value in rest.items()}
+    tensors |= {_HEAD + name: _plain(value) for name, value in head.items()}
+    facts = {"format_version": PACKED_VERSION, "compression": dict(packed.facts)}
+    return _write(folder, tensors, info.to_json() | facts)
+
+
+def _write(folder: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, object]) -> Path:
+    data = save_tensors(dict(tensors), metadata={"format": "pt"})
+    facts = {**facts, "sha256": hashlib.sha256(data).hexdigest()}
     write_atomically(folder / TENSORS_FILE, data)
-    write_atomically(folder / INFO_FILE, (json.dumps(info, indent=2, sort_keys=True) + "\n").encode())
+    write_atomically(folder / INFO_FILE, (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
     return folder
 
 
@@ -148,7 +179,7 @@ def read_info(folder: Path) -> AdapterInfo:
     Raises:
         ModelError: No adapter folder, a damaged JSON file, or one written by another version.
     """
-    return _read_json(folder)[0]
+    return _info_in(_read_json(folder), folder)
 
 
 def read_adapter(folder: Path) -> tuple[AdapterInfo, AdapterSet, dict[str, torch.Tensor]]:
@@ -158,7 +189,8 @@ def read_adapter(folder: Path) -> tuple[AdapterInfo, AdapterSet, dict[str, torch
         ModelError: Besides `read_info`'s reasons: the tensors file is absent, differs from its checksum, or does
             not fit the configuration.
     """
-    info, expected = _read_json(folder)
+    facts = _read_json(folder)
+    info, expected = _info_in(facts, folder), str(facts["sha256"])
     file = folder / TENSORS_FILE
     if not file.is_file():
         raise ModelError(f"{file}: missing", hint=_REPEAT)
@@ -171,12 +203,30 @@ def read_adapter(folder: Path) -> tuple[AdapterInfo, AdapterSet, dict[str, torch
     adapters = build(info.shape, info.configuration, seed=0)
     try:
         tensors = load_tensors(data)
-        rows = {name.removeprefix(_ADAPTER): value for name, value in tensors.items() if name.startswith(_ADAPTER)}
-        adapters.load_state_dict(rows, strict=True)
-    except (SafetensorError, RuntimeError) as error:
+        _fill(adapters, tensors, facts.get("compression"))
+    except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise ModelError(f"{file}: does not fit {INFO_FILE}: {_first_line(error)}", hint=_REPEAT) from None
-    head = {name.removeprefix(_HEAD): value for name, value in tensors.items() if name.startswith(_HEAD)}
-    return info, adapters, head
+    return info, adapters, _under(_HEAD, tensors)
+
+
+def _fill(adapters: AdapterSet, tensors: Mapping[str, torch.Tensor], compression: Mapping[str, Any] | None) -> None:
+    """Put a file's tensors into a freshly built set.
+
+    Raises:
+        RuntimeError, KeyError, ValueError: They are not those of the set.
+    """
+    rows = _under(_ADAPTER, tensors)
+    if compression is None:
+        adapters.load_state_dict(rows, strict=True)
+        return
+    start = start_of(adapters, compression)
+    packed = {str(row[0]) for row in compression["tensors"]}
+    adapters.load_state_dict(rows | {name: adapters.get_parameter(name).detach() for name in packed}, strict=True)
+    unpack(adapters, _under(_PACKED, tensors), compression, start=start)
+
+
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def restore_adapter(folder: Path, *, model_path: str | None = None) -> RestoredAdapter:
@@ -199,10 +249,7 @@ def restore_adapter(folder: Path, *, model_path: str | None = None) -> RestoredA
             hint=f"load it on {info.spec.name}",
         )
     load_head_state(loaded, head)
-    labels = info.task.get("labels")
-    if isinstance(labels, list) and len(labels) == info.n_labels:
-        loaded.model.config.id2label = {index: str(label) for index, label in enumerate(labels)}
-        loaded.model.config.label2id = {str(label): index for index, label in enumerate(labels)}
+    name_labels(loaded.model.config, info.kind, info.task.get("labels"))
     adapters.to(loaded.model.device)
     adapters.attach(loaded.model, loaded.shape)
     return RestoredAdapter(loaded=loaded, adapters=adapters, info=info)
@@ -234,8 +281,8 @@ def write_atomically(file: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read_json(folder: Path) -> tuple[AdapterInfo, str]:
-    """The facts and the checksum of the tensors file."""
+def _read_json(folder: Path) -> dict[str, Any]:
+    """What `autopeft.json` holds, of a version that can be read."""
     file = folder / INFO_FILE
     if not file.is_file():
         raise ModelError(
@@ -244,16 +291,28 @@ def _read_json(folder: Path) -> tuple[AdapterInfo, str]:
         )
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-        if data["format_version"] == FORMAT_VERSION:
-            return AdapterInfo.from_json(data), str(data["sha256"])
+        if data["format_version"] in (FORMAT_VERSION, PACKED_VERSION) and data["sha256"]:
+            return data
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(file, error) from None
+    raise ModelError(
+        f"{file}: format version {data['format_version']!r}, this AutoPEFT reads {FORMAT_VERSION} and {PACKED_VERSION}",
+        hint="upgrade AutoPEFT, or export the adapter again with this version",
+    )
+
+
+def _info_in(facts: Mapping[str, Any], folder: Path) -> AdapterInfo:
+    file = folder / INFO_FILE
+    try:
+        return AdapterInfo.from_json(facts)
     except ConfigurationError as error:
         raise ModelError(f"{file}: {error.message}", hint=error.hint) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{file}: damaged: {type(error).__name__}: {_first_line(error)}", hint=_REPEAT) from None
-    raise ModelError(
-        f"{file}: format version {data['format_version']!r}, this AutoPEFT reads {FORMAT_VERSION}",
-        hint="upgrade AutoPEFT, or export the adapter again with this version",
-    )
+        raise _damaged(file, error) from None
+
+
+def _damaged(file: Path, error: Exception) -> ModelError:
+    return ModelError(f"{file}: damaged: {type(error).__name__}: {_first_line(error)}", hint=_REPEAT)
 
 
 def _first_line(error: Exception) -> str:

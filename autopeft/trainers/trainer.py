@@ -3,6 +3,7 @@
 import gc
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from autopeft.trainers.model import LoadedModel, load_head_state, load_model, re
 from autopeft.trainers.precision import fit_model
 from autopeft.trainers.rows import Split
 from autopeft.trainers.saved import read_adapter, save_adapter
+from autopeft.trainers.scores import Scores
 from autopeft.trainers.task import load_task, read_split, resolve_task, tokenize_split
 from autopeft.trainers.tokens import cache_folder
 
@@ -161,7 +163,16 @@ class Trainer(AbstractTrainer):
                 yield Report(slot=slot, measurement=None, failure=failure, done=True)
 
     def evaluate(self, adapter: Path | AdapterSet, split: str = "test") -> dict[str, float]:
-        """Metrics and loss of a trained adapter on a split.
+        """Metrics and loss of a trained adapter on a split; see `score`.
+
+        Raises:
+            DivergedError: A prediction is NaN or infinite.
+            ModelError: As `score`.
+        """
+        return self.score(adapter, split).values
+
+    def score(self, adapter: Path | AdapterSet, split: str = "test") -> Scores:
+        """What the model with a trained adapter says of every row of a split.
 
         Args:
             adapter: A folder that `run` wrote (its head is loaded too), or adapters that are attached now.
@@ -169,15 +180,24 @@ class Trainer(AbstractTrainer):
 
         Raises:
             ModelError: The folder is no adapter, or one of another base or task.
-            DivergedError: A prediction is NaN or infinite.
         """
         if isinstance(adapter, AdapterSet):
-            return loop.evaluate(self._run_of(adapter, self._settings, epochs=0, seed=0), self.tokens(split))
-        restored = self._attach(adapter)
+            return loop.predict(self._run_of(adapter, self._settings, epochs=0, seed=0), self.tokens(split))
+        with self.attached(adapter) as adapters:
+            return self.score(adapters, split)
+
+    @contextmanager
+    def attached(self, folder: Path) -> Iterator[AdapterSet]:
+        """The adapter of a folder on this trainer's model, with its head, for the length of a `with` block.
+
+        Raises:
+            ModelError: The folder is no adapter, or one of another base or task.
+        """
+        adapters = self._attach(folder)
         try:
-            return self.evaluate(restored, split)
+            yield adapters
         finally:
-            restored.remove()
+            adapters.remove()
 
     def close(self) -> None:
         """Free the model and the device memory; the next use loads them again."""

@@ -15,7 +15,7 @@ from autopeft.trainers.allocation import RankAllocation, allocation_of
 from autopeft.trainers.inject import AdapterSet, inject
 from autopeft.trainers.job import ModelSpec, TrainJob
 from autopeft.trainers.model import load_model
-from autopeft.trainers.peft_format import convert_to_peft
+from autopeft.trainers.peft_folder import write_folder
 from autopeft.trainers.saved import load_adapter
 from autopeft.trainers.trainer import Trainer
 from tests.configurations import configuration, setting
@@ -99,7 +99,7 @@ def test_a_trained_adapter_has_the_ranks_it_ended_with_in_plain_peft(trainer: Tr
     own = tmp_path / "own"
     job = TrainJob(configurations=(adalora(),), seeds=(3,), epochs=2, output_dirs=(own,))
     assert [report.failure for report in trainer.run(job)] == [None, None]
-    convert_to_peft(own, tmp_path / "peft")
+    write_folder(own, tmp_path / "peft")
     written = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
     total = sum(written["rank_pattern"].get(name, written["r"]) for name in written["target_modules"])
     assert written["peft_type"] == "LORA"

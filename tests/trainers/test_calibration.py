@@ -25,7 +25,7 @@ from autopeft.trainers.inject import AdapterSet, build, inject
 from autopeft.trainers.job import ModelSpec, TrainJob
 from autopeft.trainers.loop import pad_id_of
 from autopeft.trainers.model import load_model, reset_head
-from autopeft.trainers.peft_format import convert_to_peft
+from autopeft.trainers.peft_folder import write_folder
 from autopeft.trainers.saved import load_adapter, restore_adapter, save_adapter
 from autopeft.trainers.trainer import Trainer
 from tests.configurations import configuration, setting
@@ -237,7 +237,7 @@ def test_a_trained_adapter_loads_without_data_and_in_plain_peft(init: str, train
     assert report.failure is None
     model, _ = load_adapter(own)
     loaded = load_model(ModelSpec(name=trainer.loaded.spec.name), kind="text-classification", n_labels=2)
-    convert_to_peft(own, tmp_path / "peft")
+    write_folder(own, tmp_path / "peft")
     plain = PeftModel.from_pretrained(loaded.model, str(tmp_path / "peft")).eval()
     inputs = {"input_ids": torch.from_numpy(some(trainer).ids_BT)}
     with torch.inference_mode():

@@ -19,8 +19,9 @@ from autopeft.spaces.targets import resolve
 from autopeft.trainers.inject import AdapterSet, inject
 from autopeft.trainers.job import ModelSpec
 from autopeft.trainers.model import LoadedModel, load_model
-from autopeft.trainers.peft_format import convert_to_peft, fits_peft, save_peft
-from autopeft.trainers.saved import save_adapter
+from autopeft.trainers.peft_folder import fits_folder, write_folder
+from autopeft.trainers.peft_format import save_peft
+from autopeft.trainers.saved import read_info, save_adapter
 from tests.configurations import configuration, setting
 from tests.conformance.test_methods import SIZES
 from tests.models import save_model
@@ -152,8 +153,8 @@ def test_a_saved_folder_is_converted_without_the_base(folders: dict[str, Path], 
     adapters = trained(loaded, placed("peft_lora", loaded.shape, init="pissa"))
     save_peft(tmp_path / "direct", adapters, loaded=loaded)
     save_adapter(tmp_path / "ours", adapters, loaded=loaded, task={})
-    assert fits_peft(tmp_path / "ours")
-    convert_to_peft(tmp_path / "ours", tmp_path / "converted")
+    assert fits_folder(read_info(tmp_path / "ours"))
+    write_folder(tmp_path / "ours", tmp_path / "converted")
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "converted" / file).read_bytes() == (tmp_path / "direct" / file).read_bytes()
 
@@ -175,4 +176,4 @@ def test_what_the_format_has_no_place_for_is_refused(
     with pytest.raises(ConfigurationError, match=f"{message}.*AutoPEFT's own format"):
         save_peft(tmp_path / "peft", adapters, loaded=loaded)
     save_adapter(tmp_path / "ours", adapters, loaded=loaded, task={})
-    assert not fits_peft(tmp_path / "ours")
+    assert not fits_folder(read_info(tmp_path / "ours"))

@@ -15,7 +15,8 @@ from autopeft.spaces.model_shape import ModelShape
 from autopeft.trainers.inject import AdapterSet, inject
 from autopeft.trainers.job import ModelSpec
 from autopeft.trainers.model import LoadedModel, load_model, reset_head
-from autopeft.trainers.peft_format import LORAS, convert_to_peft, save_peft
+from autopeft.trainers.peft_folder import write_folder
+from autopeft.trainers.peft_format import LORAS, save_peft
 from autopeft.trainers.saved import save_adapter
 from tests.configurations import configuration, setting
 from tests.models import MODELS, save_model, sentences
@@ -106,7 +107,7 @@ def test_every_low_rank_method_is_plain_lora_in_peft(method: str, name: str, tmp
     adapters = trained(loaded, config)
     expected = loaded.model(**batch).logits
     save_adapter(tmp_path / "own", adapters, loaded=loaded, task={})
-    convert_to_peft(tmp_path / "own", tmp_path / "peft")
+    write_folder(tmp_path / "own", tmp_path / "peft")
     assert json.loads((tmp_path / "peft" / "adapter_config.json").read_text())["peft_type"] == "LORA"
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3)
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "peft").eval()
@@ -120,7 +121,7 @@ def test_an_adapter_folder_converts_without_its_base(tmp_path: Path) -> None:
     save_adapter(tmp_path / "own", adapters, loaded=loaded, task={})
     save_peft(tmp_path / "direct", adapters, loaded=loaded)
     (tmp_path / "base").rename(tmp_path / "gone")
-    convert_to_peft(tmp_path / "own", tmp_path / "converted")
+    write_folder(tmp_path / "own", tmp_path / "converted")
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "direct" / file).read_bytes() == (tmp_path / "converted" / file).read_bytes()
 

@@ -13,7 +13,7 @@ from autopeft.spaces.canonical import configuration as canonical
 from autopeft.trainers.inject import inject, merge
 from autopeft.trainers.job import ModelSpec
 from autopeft.trainers.model import load_model, reset_head
-from autopeft.trainers.peft_format import convert_to_peft
+from autopeft.trainers.peft_folder import write_folder
 from autopeft.trainers.saved import save_adapter
 from autopeft.trainers.sites import layers_of, measure
 from tests.configurations import configuration, setting
@@ -74,7 +74,7 @@ def test_plain_peft_loads_trained_norms(name: str, tmp_path: Path) -> None:
     batch = loaded.tokenizer(sentences(4), return_tensors="pt", padding=True, return_token_type_ids=False)
     expected = loaded.model(**batch).logits
     save_adapter(tmp_path / "own", adapters, loaded=loaded, task={})
-    convert_to_peft(tmp_path / "own", tmp_path / "peft")
+    write_folder(tmp_path / "own", tmp_path / "peft")
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3)
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "peft").eval()
     torch.testing.assert_close(theirs(**batch).logits, expected, atol=1e-5, rtol=1e-5)

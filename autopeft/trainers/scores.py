@@ -1,0 +1,75 @@
+"""What a model said of every row of a split: the metrics, and how sure they are.
+
+Letters: N scored items (rows, or the target tokens or tagged words of rows), k numbers kept of each.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import final
+
+import numpy as np
+
+from autopeft.errors import DivergedError
+from autopeft.objectives.interval import Interval, bootstrap, wilson
+from autopeft.trainers.metrics import FloatArray, IntArray
+from autopeft.trainers.task_kind import Task
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """A scored split."""
+
+    task: Task
+    metrics: tuple[str, ...]
+    statistics: FloatArray
+    """`[N, k]`, what `task.score` takes; logits where an item has a class."""
+    targets: FloatArray
+    """`[N]`."""
+    rows: IntArray
+    """`[N]`, the row of the split that each item belongs to."""
+    extra: dict[str, float] = field(default_factory=dict)
+    """Numbers that were measured on the way."""
+
+    @cached_property
+    def values(self) -> dict[str, float]:
+        """The metrics by name, `loss`, and `extra`.
+
+        Raises:
+            DivergedError: A prediction is NaN or infinite.
+        """
+        return self.task.score(self.metrics, self.statistics, self.targets) | self.extra
+
+    @property
+    def n_rows(self) -> int:
+        return len(np.unique(self.rows))
+
+    def interval(self, name: str) -> Interval:
+        """95 % interval of the metric `name`.
+
+        Wilson's for the accuracy of a split with one item a row; else bootstrapped over rows, whose items stay
+        together, for the tokens of one text are not independent.
+        """
+        n = self.n_rows
+        if name == "accuracy" and len(self.rows) == n:
+            return wilson(self.values[name], n)
+        order = np.argsort(self.rows, kind="stable")
+        starts = np.flatnonzero(np.diff(self.rows[order], prepend=-1))
+        groups = np.split(order, starts[1:])
+
+        def score(drawn: IntArray) -> float:
+            items = np.concatenate([groups[row] for row in drawn])
+            try:
+                return self.task.score((name,), self.statistics[items], self.targets[items])[name]
+            except DivergedError:
+                return float("inf")
+
+        return bootstrap(score, n)
+
+    def intervals(self) -> dict[str, Interval]:
+        """Of every metric but the loss."""
+        return {name: self.interval(name) for name in self.metrics}
+
+    def largest_difference(self, other: "Scores") -> float:
+        """Of a number kept of any item, between two scorings of one split."""
+        return float(np.abs(self.statistics - other.statistics).max())
