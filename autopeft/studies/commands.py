@@ -263,8 +263,13 @@ def sync(name: str, *, storage: str, as_json: bool) -> None:
 
     study = Study.open(name, storage=storage)
     uri = _tracking(study)
+    driven = study.is_running()  # Before its trials are read: what ends in between is told by its driver.
     counts = mirror(
-        uri, study_info(study.spec, study.shape()), study.history(), outbox=outbox_path(storage, folder=Path())
+        uri,
+        study_info(study.spec, study.shape()),
+        study.history(),
+        outbox=outbox_path(storage, folder=Path()),
+        driven=driven,
     )
     if as_json:
         print_json({"trials": counts.trials, "queued": counts.queued, "sent": counts.sent})

@@ -75,9 +75,18 @@ def study_note(info: StudyInfo) -> Json:
         "data": info.data,
         "objectives": ", ".join(objective.name for objective in info.objectives),
     }
-    if info.shape is not None:
-        facts |= {"n_layers": info.shape.n_layers, "base_parameters": info.shape.base_parameters}
-    return {"params": _parameters(facts | dict(info.settings)), "tags": {}}
+    return {"params": _parameters(facts | _shape_facts(info) | dict(info.settings)), "tags": {}}
+
+
+def base_parameters(info: StudyInfo) -> dict[str, str]:
+    """Parameters of the base model, as an input of the runs."""
+    return _parameters({"model": info.model} | _shape_facts(info))
+
+
+def _shape_facts(info: StudyInfo) -> dict[str, Scalar]:
+    return (
+        {} if info.shape is None else {"n_layers": info.shape.n_layers, "base_parameters": info.shape.base_parameters}
+    )
 
 
 def trial_note(trial: Trial, info: StudyInfo) -> Json:
@@ -85,6 +94,7 @@ def trial_note(trial: Trial, info: StudyInfo) -> Json:
     n_layers = depth([trial.configuration], info.shape)
     tags = {
         "state": trial.state.value,
+        "rung": str(max((measurement.epoch for measurement in trial.measurements), default=0)),
         "configuration_id": trial.configuration.id,
         "description": describe(trial.configuration, info.shape),
     }

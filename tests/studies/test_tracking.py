@@ -18,6 +18,7 @@ import pytest
 from autopeft.errors import SpecError, TrackingError
 from autopeft.search.trial import History, Trial, TrialState
 from autopeft.spaces.configuration import Configuration
+from autopeft.studies.courier import MlflowCourier
 from autopeft.studies.events import (
     StopReason,
     StudyEvent,
@@ -27,8 +28,8 @@ from autopeft.studies.events import (
     TrialReported,
     TrialStarted,
 )
-from autopeft.studies.notes import StudyInfo
-from autopeft.studies.outbox import Outbox
+from autopeft.studies.notes import StudyInfo, trial_note
+from autopeft.studies.outbox import Note, Outbox
 from autopeft.studies.saved_view import VIEW_TAG
 from autopeft.studies.tracking import MlflowMirror, sync
 from autopeft.studies.tracking_settings import check_uri, public_uri
@@ -101,7 +102,12 @@ def test_a_study_becomes_a_parent_run_and_a_child_for_each_trial(uri: str, tmp_p
     assert child.data.tags["state"] == "completed"
     assert json.loads(child.data.tags["configuration"]) == point.configuration.to_json()
     assert float(child.data.params["learning_rate"]) == dict(point.configuration.training)["learning_rate"]
+    assert child.data.tags["rung"] == str(point.final.epoch)
     assert child.inputs.dataset_inputs[0].dataset.name == "rte/train.csv"
+    (base,) = mlflow.MlflowClient(uri).search_logged_models([child.info.experiment_id])
+    assert (base.name, base.params["model"], base.status.value) == ("model", "some/model", "READY")
+    whole = [mlflow.MlflowClient(uri).get_run(run.info.run_id) for run in (parent, child)]
+    assert [run.inputs.model_inputs[0].model_id for run in whole] == [base.model_id] * 2
     took = child.info.end_time - child.info.start_time
     assert took == 31_000
     history_of = mlflow.MlflowClient(uri).get_metric_history(child.info.run_id, "epoch/accuracy")
@@ -189,6 +195,28 @@ def test_sync_brings_back_runs_and_whole_databases_that_are_gone(uri: str, migra
     shutil.copy(migrated, tmp_path / "mlflow.db")
     assert sync(uri, INFO, told, outbox=outbox).queued == 6
     assert len(runs_of(uri)) == 7
+
+
+def test_sync_leaves_to_a_running_search_what_it_has_not_finished(uri: str, tmp_path: Path) -> None:
+    told = history(4)
+    now = History(trials=(*told.trials[:3], running(told.trials[3])))
+    sync(uri, INFO, now, outbox=tmp_path / "o.db", driven=True)
+    assert {name: run.info.status for name, run in runs_of(uri).items()} == {
+        "rte": "RUNNING",
+        "trial-000": "FINISHED",
+        "trial-001": "FINISHED",
+        "trial-002": "FINISHED",
+    }
+
+
+@pytest.mark.parametrize(("unfinished", "status"), [(False, "FINISHED"), (True, "KILLED")])
+def test_sync_of_a_study_that_nobody_runs_says_how_it_stands(
+    uri: str, tmp_path: Path, unfinished: bool, status: str
+) -> None:
+    told = history(2)
+    now = History(trials=(told.trials[0], running(told.trials[1]))) if unfinished else told
+    sync(uri, INFO, now, outbox=tmp_path / "o.db")
+    assert runs_of(uri)["rte"].info.status == status
 
 
 def test_a_resumed_study_goes_on_in_the_same_runs(uri: str, tmp_path: Path) -> None:
@@ -381,3 +409,35 @@ def test_a_relative_sqlite_file_is_made_absolute_and_a_server_is_left_alone(
 def test_no_password_is_kept_or_shown() -> None:
     assert public_uri("https://user:secret@host:5000/x") == "https://host:5000/x"
     assert public_uri("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+def courier(uri: str, outbox: Path) -> MlflowCourier:
+    made = MlflowCourier(uri, Outbox(outbox, target=uri, study=INFO.name), info=INFO)
+    made.connect()
+    return made
+
+
+def test_two_that_bring_the_same_notes_make_each_run_once(uri: str, tmp_path: Path) -> None:
+    notes = [
+        Note(key=f"trial/{trial.number}", content=trial_note(trial, INFO), digest="d", sequence=0)
+        for trial in history(2)
+    ]
+    both = [courier(uri, tmp_path / "o.db") for _ in range(2)]
+    for note in notes:
+        for one in both:
+            one.deliver(note)
+    names = sorted(run.info.run_name for run in mlflow.MlflowClient(uri).search_runs(["1"]))
+    assert names == ["rte", "trial-000", "trial-001"]
+
+
+def test_sync_while_a_search_goes_on_makes_no_run_twice(uri: str, tmp_path: Path) -> None:
+    outbox, told = tmp_path / "o.db", history(20)
+    mirror = MlflowMirror(uri, INFO, outbox=outbox)
+    for n, event in enumerate(events(told)):
+        mirror.on_event(event)
+        if n % 20 == 1:
+            sync(uri, INFO, told, outbox=outbox, driven=True)
+    assert mirror.close(60.0) == 0
+    runs = mlflow.MlflowClient(uri).search_runs(["1"], max_results=500)
+    names = sorted(run.info.run_name for run in runs)
+    assert names == sorted(["rte", *(f"trial-{n:03d}" for n in range(20))])
