@@ -269,10 +269,24 @@ def translated(uri: str) -> Iterator[None]:
 
 
 def _away(uri: str, error: BaseException) -> TrackingError:
-    return TrackingError(
-        f"MLflow at {public_uri(uri)} does not take anything: {_first_line(error)}",
-        hint="`autopeft sync` mirrors a study afterwards",
-    )
+    hint = "`autopeft sync` mirrors a study afterwards"
+    if _status(error) in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        hint = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN; then " + hint
+    return TrackingError(f"MLflow at {public_uri(uri)} does not take anything: {_reason(error)}", hint=hint)
+
+
+def _reason(error: BaseException) -> str:
+    """What the operating system said of the connection, if it said anything; else the error's own words."""
+    deepest = error
+    while (below := deepest.__cause__ or deepest.__context__) is not None:
+        deepest = below
+    return _first_line(deepest if isinstance(deepest, OSError) else error)
+
+
+def _status(error: BaseException) -> int | None:
+    from mlflow.exceptions import MlflowException
+
+    return error.get_http_status_code() if isinstance(error, MlflowException) else None
 
 
 def _known(run: "Run") -> KnownRun:

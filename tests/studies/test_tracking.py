@@ -6,11 +6,8 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -33,6 +30,7 @@ from autopeft.studies.outbox import Note, Outbox
 from autopeft.studies.saved_view import VIEW_TAG
 from autopeft.studies.tracking import MlflowMirror, sync
 from autopeft.studies.tracking_settings import check_uri, public_uri
+from tests.studies.servers import serving, unwell
 from tests.studies.synthetic import OBJECTIVES, completed, front_of, history, lora
 
 mlflow = pytest.importorskip("mlflow")
@@ -296,39 +294,58 @@ def test_a_dead_server_costs_the_study_no_time_and_no_data(tmp_path: Path) -> No
         sync(target, INFO, told, outbox=outbox)
 
 
-class _Unwell(BaseHTTPRequestHandler):
-    seconds = 0.0
-
-    def _answer(self) -> None:
-        time.sleep(self.seconds)
-        self.send_response(500)
-        self.end_headers()
-
-    do_GET = do_POST = _answer  # noqa: N815  # names http.server looks for
-
-    def log_message(self, format: str, *args: object) -> None:
-        return
+@pytest.mark.parametrize("answers", [True, False], ids=["answers 500", "never answers"])
+def test_a_server_that_is_unwell_does_not_hold_the_study_up(answers: bool, tmp_path: Path) -> None:
+    with unwell(answers=answers) as address:
+        mirror = MlflowMirror(address, INFO, outbox=tmp_path / "o.db", notify=lambda _: None)
+        began = time.perf_counter()
+        for event in events(history(5)):
+            mirror.on_event(event)
+        assert mirror.close(0.3) >= 5
+        assert time.perf_counter() - began < 1.5
 
 
-@pytest.fixture(params=[0.0, 4.0], ids=["answers 500", "slow"])
-def unwell(request: pytest.FixtureRequest) -> Iterator[str]:
-    handler = type("Handler", (_Unwell,), {"seconds": request.param})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+def test_a_server_that_never_answers_is_given_up_after_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with unwell(answers=False) as address, pytest.raises(TrackingError, match=r"does not take anything.*timed out"):
+        sync(address, INFO, history(2), outbox=tmp_path / "o.db")
 
 
-def test_a_server_that_is_unwell_does_not_hold_the_study_up(unwell: str, tmp_path: Path) -> None:
-    mirror = MlflowMirror(unwell, INFO, outbox=tmp_path / "o.db", notify=lambda _: None)
-    began = time.perf_counter()
-    for event in events(history(5)):
-        mirror.on_event(event)
-    assert mirror.close(0.3) >= 5
-    assert time.perf_counter() - began < 1.5
+def test_a_server_is_filled_as_a_file_is(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = history(4)
+    with serving(uri, tmp_path / "artifacts", patch=monkeypatch) as address:
+        assert mirrored(address, told, tmp_path / "o.db") == 0
+        runs = runs_of(address)
+        assert set(runs) == {"rte", *(f"trial-{n:03d}" for n in range(4))}
+        assert sync(address, INFO, told, outbox=tmp_path / "o.db").sent == 0
+        files = mlflow.MlflowClient(address).list_artifacts(runs["rte"].info.run_id, "front")
+    assert {item.path for item in files} == {"front/front.html", "front/front.json", "front/front.png"}
+    assert list((tmp_path / "artifacts").rglob("front.html"))
+
+
+BASIC = {"MLFLOW_TRACKING_USERNAME": "ada", "MLFLOW_TRACKING_PASSWORD": "pass word"}
+TOKEN = {"MLFLOW_TRACKING_TOKEN": "t0ken"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "header"), [(BASIC, "Basic YWRhOnBhc3Mgd29yZA=="), (TOKEN, "Bearer t0ken")], ids=["basic", "token"]
+)
+def test_a_server_that_asks_who_we_are_is_told_by_mlflows_variables(
+    variables: dict[str, str], header: str, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, outbox = history(2), tmp_path / "o.db"
+    with serving(uri, tmp_path / "artifacts", patch=monkeypatch, authorization=header) as address:
+        with pytest.raises(TrackingError, match=r"does not take anything: .*401") as caught:
+            sync(address, INFO, told, outbox=outbox)
+        assert "MLFLOW_TRACKING_USERNAME" in caught.value.hint
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert sync(address, INFO, told, outbox=outbox).queued == 2
+        assert set(runs_of(address)) == {"rte", "trial-000", "trial-001"}
+    assert not any(secret in outbox.read_bytes() for secret in (b"pass word", b"t0ken"))
 
 
 def test_hostile_names_reach_the_server_as_they_are(uri: str, tmp_path: Path) -> None:
