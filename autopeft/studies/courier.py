@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
 from autopeft import __version__
-from autopeft.errors import TrackingError
+from autopeft.errors import TrackingError, UnreachableError
 from autopeft.objectives.front import Front
 from autopeft.search.trial import History
 from autopeft.studies.charts import front_page
@@ -268,11 +268,11 @@ def translated(uri: str) -> Iterator[None]:
         raise _away(uri, error) from error
 
 
-def _away(uri: str, error: BaseException) -> TrackingError:
+def _away(uri: str, error: BaseException) -> UnreachableError:
     hint = "`autopeft sync` mirrors a study afterwards"
     if _status(error) in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         hint = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN; then " + hint
-    return TrackingError(f"MLflow at {public_uri(uri)} does not take anything: {_reason(error)}", hint=hint)
+    return UnreachableError(f"MLflow at {public_uri(uri)} does not take anything: {_reason(error)}", hint=hint)
 
 
 def _reason(error: BaseException) -> str:
