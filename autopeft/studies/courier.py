@@ -41,7 +41,7 @@ class MlflowCourier:
 
     def __init__(self, uri: str, outbox: Outbox, *, info: StudyInfo) -> None:
         self._uri, self._outbox, self._info = uri, outbox, info
-        self._identity = hashlib.sha256((info.identity or info.name).encode()).hexdigest()[:16]
+        self._identity = info.mark
         self._client: MlflowClient | None = None
         self._experiment = ""
         self._runs: dict[str, KnownRun] = {}
