@@ -277,10 +277,11 @@ def _away(uri: str, error: BaseException) -> UnreachableError:
 
 def _reason(error: BaseException) -> str:
     """What the operating system said of the connection, if it said anything; else the error's own words."""
-    deepest = error
-    while (below := deepest.__cause__ or deepest.__context__) is not None:
-        deepest = below
-    return _first_line(deepest if isinstance(deepest, OSError) else error)
+    said, below = error, error
+    while (below := below.__cause__ or below.__context__) is not None:
+        if isinstance(below, ConnectionError | TimeoutError) and below.__class__.__module__ == "builtins":
+            said = below
+    return _first_line(said)
 
 
 def _status(error: BaseException) -> int | None:
