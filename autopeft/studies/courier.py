@@ -77,6 +77,8 @@ class MlflowCourier:
                 self._set_status(self._parent(), content, seconds=None)
             elif note.key.startswith("curve/"):
                 self._log_curve(content)
+            elif note.key.startswith("system/"):
+                self._log_system(content)
             elif note.key.startswith("flag/"):
                 run = self._runs.get(f"trial/{content['number']}")
                 if run is not None:
@@ -235,6 +237,12 @@ class MlflowCourier:
         step = int(str(content["step"]))
         rows = [(key, value, step, step) for key, value in _pairs(content["values"])]
         self._log(self._parent(), {"metrics": rows})
+
+    def _log_system(self, content: Mapping[str, object]) -> None:
+        """A reading of the devices; its step is the second of the study it was taken in."""
+        parent = self._parent()
+        at = (int(str(content["at_ms"])) - parent.started_ms) / 1000
+        self._log(parent, {"metrics": [(key, value, max(0, int(at)), at) for key, value in _pairs(content["values"])]})
 
     def _set_status(self, run: KnownRun, content: Mapping[str, object], *, seconds: float | None) -> None:
         status = str(content["status"])

@@ -5,7 +5,7 @@ Knows no tracking library: a courier does the sending (tracking.py has the MLflo
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -106,6 +106,11 @@ class Mirror:
                 self._outbox.put([state_note(reason)])
             case _:
                 return
+        self._wake.set()
+
+    def tell(self, key: str, content: Mapping[str, object]) -> None:
+        """Queue one more note."""
+        self._outbox.put([(key, dict(content))])
         self._wake.set()
 
     def restate(self, history: History, *, driven: bool = False) -> int:

@@ -15,6 +15,7 @@ from typing import Final, final
 from autopeft.search.trial import History
 from autopeft.studies.courier import MlflowCourier, translated
 from autopeft.studies.events import StudyEvent
+from autopeft.studies.gpu_metrics import GpuSampler, wanted
 from autopeft.studies.mirror import Mirror
 from autopeft.studies.notes import StudyInfo
 from autopeft.studies.outbox import Outbox
@@ -72,6 +73,9 @@ class MlflowMirror:
         box = Outbox(outbox, target=public_uri(uri), study=info.name)
         self._mirror = Mirror(MlflowCourier(uri, box, info=info), box, info=info, notify=notify or _LOG.warning)
         self._mirror.start()
+        self._sampler = GpuSampler(self._mirror.tell) if wanted() else None
+        if self._sampler is not None:
+            self._sampler.start()
 
     def on_event(self, event: StudyEvent) -> None:
         """Take note of an event of the study; about a millisecond."""
@@ -79,6 +83,8 @@ class MlflowMirror:
 
     def close(self, timeout: float = 30.0) -> int:
         """Send what waits, for at most `timeout` seconds; returns how many notes still wait (for `autopeft sync`)."""
+        if self._sampler is not None:
+            self._sampler.close()
         left = self._mirror.close(timeout)
         restore_environment(self._applied)
         return left
