@@ -203,11 +203,19 @@ def estimate(
 
 
 @app.command()
-def sync(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
-    """Mirror to MLflow what is not there yet."""
+def sync(
+    study: StudyName,
+    register: Annotated[
+        list[str] | None,
+        typer.Option("--register", metavar="PICK", help="Put this point into MLflow's model registry; repeatable."),
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """Mirror to MLflow what is not there yet; put chosen points into its model registry."""
     from autopeft.studies.commands import sync as run
 
-    run(study, storage=storage, as_json=as_json)
+    run(study, register=register or (), storage=storage, as_json=as_json)
 
 
 @app.command()

@@ -99,5 +99,9 @@ class HubError(AutoPeftError, RuntimeError):
     """The Hugging Face hub did not answer or did not take something; what was written on disk stays."""
 
 
+class UnreachableError(TrackingError, InputError):
+    """A tracking server that does not answer, or asks who we are."""
+
+
 class MissingExtraError(AutoPeftError, ImportError):
     """An optional dependency is absent; the hint is the pip line."""

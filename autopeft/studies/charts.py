@@ -6,15 +6,19 @@ any network, and says so in a content security policy. Without JavaScript its ta
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from types import MappingProxyType
 
 from autopeft.objectives.front import Front, FrontPoint, hypervolume_curve
 from autopeft.objectives.objective import Objective
 from autopeft.search.trial import History, Trial, TrialState
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.studies.describe import depth, describe, human_seconds, human_value, layer_sizes
+
+Confirmed = Mapping[int, Mapping[str, object]]
+"""By trial number: `seeds`, and for a metric's name its `mean`, `std` and `split`, as `front --json` has it."""
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -53,7 +57,14 @@ def knee_number(front: Front) -> int | None:
     return front.knee().trial if len(front) else None
 
 
-def front_page(front: Front, history: History, *, study: str, shape: ModelShape | None = None) -> str:
+def front_page(
+    front: Front,
+    history: History,
+    *,
+    study: str,
+    shape: ModelShape | None = None,
+    confirmed: Confirmed = MappingProxyType({}),
+) -> str:
     """The HTML page of a front.
 
     Args:
@@ -61,10 +72,13 @@ def front_page(front: Front, history: History, *, study: str, shape: ModelShape 
         history: All trials; dominated completed ones are drawn grey.
         study: The study's name, for the title.
         shape: The base model, when known; decides how many layers the per-layer picture has.
+        confirmed: Scores over further seeds, drawn as error bars of one standard deviation.
     """
     title = f"Pareto front of {study}"
     assets = files("autopeft.studies") / "assets"
-    data = json.dumps(front_data(front, history, shape=shape), allow_nan=False).replace("<", "\\u003c")
+    data = json.dumps(front_data(front, history, shape=shape, confirmed=confirmed), allow_nan=False).replace(
+        "<", "\\u003c"
+    )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
@@ -92,7 +106,13 @@ def front_page(front: Front, history: History, *, study: str, shape: ModelShape 
 """
 
 
-def front_data(front: Front, history: History, *, shape: ModelShape | None = None) -> dict[str, object]:
+def front_data(
+    front: Front,
+    history: History,
+    *,
+    shape: ModelShape | None = None,
+    confirmed: Confirmed = MappingProxyType({}),
+) -> dict[str, object]:
     """What the page's script draws, as JSON-ready values; no markup, everything in the objectives' own units."""
     objectives = front.objectives
     points = completed_points(history, objectives)
@@ -113,7 +133,8 @@ def front_data(front: Front, history: History, *, shape: ModelShape | None = Non
                 "knee": point.trial == knee,
                 "values": [point.values[objective.name] for objective in objectives],
                 "shown": [human_value(objective, point.values[objective.name]) for objective in objectives],
-                "more": _more(trial, objectives),
+                "more": _more(trial, objectives) + _confirmed_rows(confirmed.get(point.trial, {}), objectives),
+                "confirmed": confirmed.get(point.trial),
                 "text": describe(point.configuration, shape),
                 "layers": sizes,
             }
@@ -140,6 +161,16 @@ def _more(trial: Trial, objectives: Sequence[Objective]) -> list[tuple[str, str]
     rows = [("epochs", str(final.epoch))]
     if "train_seconds" not in names:
         rows.append(("training time", human_seconds(final.train_seconds)))
+    return rows
+
+
+def _confirmed_rows(scores: Mapping[str, object], objectives: Sequence[Objective]) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for objective in objectives:
+        score = scores.get(objective.name)
+        if isinstance(score, Mapping):
+            mean, spread = (human_value(objective, float(score[key])) for key in ("mean", "std"))
+            rows.append((f"{objective.name}, {scores['seeds']} seeds, {score['split']}", f"{mean} ± {spread}"))
     return rows
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autopeft.errors import SpecError
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
 from autopeft.studies.bind import BoundStudy, bind_study
@@ -255,41 +254,37 @@ def estimate(
         print_table(estimate_table(found.to_json(), found.described))
 
 
-def sync(name: str, *, storage: str, as_json: bool) -> None:
-    """Mirror to MLflow what is not there yet."""
-    from autopeft.studies.outbox import outbox_path
-    from autopeft.studies.session import study_info
-    from autopeft.studies.tracking import sync as mirror
+def sync(name: str, *, register: Sequence[str], storage: str, as_json: bool) -> None:
+    """Mirror to MLflow what is not there yet; put the points asked for into its model registry."""
+    from autopeft.studies.sync import open_tracked, register_point, sync_study
 
-    study = Study.open(name, storage=storage)
-    uri = _tracking(study)
-    counts = mirror(
-        uri, study_info(study.spec, study.shape()), study.history(), outbox=outbox_path(storage, folder=Path())
-    )
+    study = open_tracked(name, storage=storage)
+    chosen = {pick: study.front().pick(pick) for pick in register}
+    counts = sync_study(study)
+    models = [register_point(study, pick, point) for pick, point in chosen.items()]
     if as_json:
-        print_json({"trials": counts.trials, "queued": counts.queued, "sent": counts.sent})
-    else:
-        print(f"{counts.trials} trials, {counts.queued} of them new or changed, {counts.sent} notes sent")
+        data = {"trials": counts.trials, "queued": counts.queued, "sent": counts.sent}
+        print_json(data | {"models": [model.to_json() for model in models]})
+        return
+    print(f"{counts.trials} trials, {counts.queued} of them new or changed, {counts.sent} notes sent")
+    for model in models:
+        how = "is" if model.made else "was already"
+        print(f"trial {model.trial} {how} version {model.version} of the model {model.name}: {model.uri}")
 
 
 def ui(name: str | None, *, storage: str, port: int, open_browser: bool) -> None:
     """Serve the MLflow UI until Ctrl-C."""
+    from autopeft.studies.sync import open_tracked
     from autopeft.studies.ui import start_ui
 
-    study = None if name is None else Study.open(name, storage=storage)
-    uri = "sqlite:///mlflow.db" if study is None else _tracking(study)
+    study = None if name is None else open_tracked(name, storage=storage)
+    uri = "sqlite:///mlflow.db" if study is None or study.spec.mlflow is None else study.spec.mlflow
     with start_ui(uri, None if study is None else study.name, port=port, open_browser=open_browser) as running:
         print(f"MLflow UI: {running.url}  (Ctrl-C ends it)", flush=True)
         try:
             running.wait()
         except KeyboardInterrupt:
             print(file=sys.stderr)
-
-
-def _tracking(study: Study) -> str:
-    if study.spec.mlflow is None:
-        raise SpecError(f"study {study.name}: tracking is off", hint="set tracking.mlflow in the study file")
-    return study.spec.mlflow
 
 
 def print_json(data: object) -> None:

@@ -85,6 +85,12 @@ class StudyLock:
         )
 
 
+def is_driven(study: StoredStudy) -> bool:
+    """Whether a living driver holds `study`."""
+    there = study.get_attr(_KEY)
+    return isinstance(there, dict) and is_alive(there)
+
+
 def is_alive(owner: dict[str, object]) -> bool:
     """Whether the driver that wrote `owner` still runs, as far as can be told from here."""
     if owner["machine"] == _machine():

@@ -5,7 +5,7 @@ Knows no tracking library: a courier does the sending (tracking.py has the MLflo
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from autopeft.objectives.front import Front
 from autopeft.search.trial import History, Trial
 from autopeft.studies.charts import completed_points
 from autopeft.studies.events import (
+    StopReason,
     StudyEvent,
     StudyOpened,
     StudyStopped,
@@ -107,13 +108,28 @@ class Mirror:
                 return
         self._wake.set()
 
-    def restate(self, history: History) -> int:
-        """Queue what the server does not have yet of `history`; returns how many trials that is."""
+    def tell(self, key: str, content: Mapping[str, object]) -> None:
+        """Queue one more note."""
+        self._outbox.put([(key, dict(content))])
+        self._wake.set()
+
+    def restate(self, history: History, *, driven: bool = False) -> int:
+        """Queue what the server does not have yet of `history`; returns how many trials that is.
+
+        With `driven` another process runs the study now: it tells of its unfinished trials, which it knows better.
+        """
         with self._lock:
             self._trials = {trial.number: trial for trial in history}
             self._version += 1
         self._outbox.put([("study", study_note(self._info))])
-        return self._outbox.put((f"trial/{trial.number}", trial_note(trial, self._info)) for trial in history)
+        told = [trial for trial in history if trial.state.finished or not driven]
+        return self._outbox.put((f"trial/{trial.number}", trial_note(trial, self._info)) for trial in told)
+
+    def settle_state(self, history: History) -> None:
+        """Queue how a study stands that nobody runs now, if the server never heard it."""
+        if not self._outbox.has_delivered("state"):
+            unfinished = any(not trial.state.finished for trial in history)
+            self._outbox.put([state_note(StopReason.INTERRUPTED if unfinished else StopReason.BUDGET)])
 
     def _record(self, trial: Trial) -> None:
         with self._lock:

@@ -4,6 +4,7 @@ Each function gives the content of an outbox note (see outbox.py): whole in itse
 whenever the trial is equal, so that saying it again changes nothing.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -66,6 +67,16 @@ class StudyInfo:
     identity: str = ""
     """Tells studies of one name in several storages apart; empty takes the name."""
 
+    @property
+    def mark(self) -> str:
+        """The identity as a short word without marks."""
+        return hashlib.sha256((self.identity or self.name).encode()).hexdigest()[:16]
+
+
+def trial_name(number: int) -> str:
+    """What a trial's run is called."""
+    return f"trial-{number:03d}"
+
 
 def study_note(info: StudyInfo) -> Json:
     """Parameters and tags of the parent run."""
@@ -75,9 +86,18 @@ def study_note(info: StudyInfo) -> Json:
         "data": info.data,
         "objectives": ", ".join(objective.name for objective in info.objectives),
     }
-    if info.shape is not None:
-        facts |= {"n_layers": info.shape.n_layers, "base_parameters": info.shape.base_parameters}
-    return {"params": _parameters(facts | dict(info.settings)), "tags": {}}
+    return {"params": _parameters(facts | _shape_facts(info) | dict(info.settings)), "tags": {}}
+
+
+def base_parameters(info: StudyInfo) -> dict[str, str]:
+    """Parameters of the base model, as an input of the runs."""
+    return _parameters({"model": info.model} | _shape_facts(info))
+
+
+def _shape_facts(info: StudyInfo) -> dict[str, Scalar]:
+    return (
+        {} if info.shape is None else {"n_layers": info.shape.n_layers, "base_parameters": info.shape.base_parameters}
+    )
 
 
 def trial_note(trial: Trial, info: StudyInfo) -> Json:
@@ -85,6 +105,7 @@ def trial_note(trial: Trial, info: StudyInfo) -> Json:
     n_layers = depth([trial.configuration], info.shape)
     tags = {
         "state": trial.state.value,
+        "rung": str(max((measurement.epoch for measurement in trial.measurements), default=0)),
         "configuration_id": trial.configuration.id,
         "description": describe(trial.configuration, info.shape),
     }
@@ -96,7 +117,7 @@ def trial_note(trial: Trial, info: StudyInfo) -> Json:
     metrics = [row for measurement in trial.measurements for row in _epoch_metrics(measurement)]
     metrics += _final_metrics(trial, info.objectives)
     return {
-        "name": f"trial-{trial.number:03d}",
+        "name": trial_name(trial.number),
         "number": trial.number,
         "status": _STATUS[trial.state],
         "params": _parameters(configuration_parameters(trial.configuration, n_layers, info.shape)),

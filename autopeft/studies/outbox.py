@@ -7,6 +7,7 @@ its caller, as far as a killed process goes (WAL, synchronous NORMAL: a power cu
 `autopeft sync` restores from the study storage).
 """
 
+import fcntl
 import hashlib
 import json
 import sqlite3
@@ -185,6 +186,22 @@ class Outbox:
             self._database.execute(
                 "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)", (*self._where, key, run.run_id, run.started_ms)
             )
+
+    @contextmanager
+    def making(self) -> Iterator[None]:
+        """Alone among all that send from this outbox, in this process and others, while the block runs.
+
+        A search and `autopeft sync` may send at once. Whoever makes something on the server first looks in here
+        whether the other made it, keeps it here, and only then leaves. The driver's own writes are not held up.
+        """
+        with Path(f"{self._path}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def has_delivered(self, key: str) -> bool:
+        """Whether the server was ever told about `key`."""
+        with self._transaction():
+            return self._delivered(key) is not None
 
     def forget(self, keys: Iterable[str] | None = None) -> None:
         """The server no longer has the runs of `keys` (None: of any key): everything about them is to be sent anew."""

@@ -24,8 +24,12 @@ def knows(version: str) -> bool:
 
 
 def view_path(experiment_id: str) -> str:
-    """The part of the UI's address behind the server that opens an experiment on the view."""
-    return f"/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW_KEY}&compareRunsMode=CHART"
+    """The part of the UI's address behind the server that opens an experiment on the view.
+
+    The UI shows its pages for language-model applications unless it is told otherwise here.
+    """
+    query = f"viewStateShareKey={VIEW_KEY}&compareRunsMode=CHART&workflowType=machine_learning"
+    return f"/#/experiments/{experiment_id}/runs?{query}"
 
 
 def view_value(objectives: Sequence[Objective]) -> str:

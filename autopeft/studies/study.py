@@ -146,6 +146,13 @@ class Study:
             stored = storage.create(self.name, definition, harmless=(*HARMLESS, *PLACES))
             return drive(stored, plan, spec.resources, listeners=listeners, stop=stop)
 
+    def is_running(self) -> bool:
+        """Whether a living process runs the study now."""
+        from autopeft.studies.lock import is_driven
+
+        with StudyStorage.open(self.storage) as storage:
+            return is_driven(storage.study(self.name))
+
     def history(self) -> History:
         """Every trial that the storage knows; empty before the first run."""
         try:

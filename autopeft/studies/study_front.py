@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -9,7 +10,7 @@ from autopeft.errors import NotFoundError, SpecError
 from autopeft.objectives.front import Front, FrontPoint
 from autopeft.objectives.objective import Objective
 from autopeft.search.trial import History, Trial, TrialState
-from autopeft.studies.charts import point_of
+from autopeft.studies.charts import front_page, point_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,6 +96,11 @@ class StudyFront:
 
         plot_front(self.front, self.history, Path(path), study=self.study)
         return Path(path)
+
+    def _repr_html_(self) -> str:
+        """The chart, where a notebook shows the front."""
+        page = front_page(self.front, self.history, study=self.study)
+        return f'<iframe srcdoc="{escape(page)}" style="width: 100%; height: 860px; border: 0"></iframe>'
 
     def to_json(self) -> dict[str, object]:
         """What `autopeft front --json` prints."""

@@ -109,3 +109,14 @@ def test_trials_with_a_value_that_is_not_finite_are_left_out() -> None:
     rows = front_data(front_of(told), told)["trials"]
     assert isinstance(rows, list)
     assert [row["number"] for row in rows] == [1]
+
+
+def test_confirmed_points_bring_their_error_bars_and_say_what_they_are() -> None:
+    told = history(6)
+    number = front_of(told).points[0].trial
+    score = {"seeds": 3, "accuracy": {"mean": 0.91, "std": 0.0125, "split": "test"}}
+    rows = front_data(front_of(told), told, confirmed={number: score})["trials"]
+    assert isinstance(rows, list)
+    assert {row["number"]: row["confirmed"] for row in rows if row["confirmed"]} == {number: score}
+    (row,) = (row for row in rows if row["number"] == number)
+    assert ("accuracy, 3 seeds, test", "0.9100 ± 0.0125") in row["more"]

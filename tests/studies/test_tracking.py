@@ -6,11 +6,8 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ import pytest
 from autopeft.errors import SpecError, TrackingError
 from autopeft.search.trial import History, Trial, TrialState
 from autopeft.spaces.configuration import Configuration
+from autopeft.studies.courier import MlflowCourier
 from autopeft.studies.events import (
     StopReason,
     StudyEvent,
@@ -27,11 +25,12 @@ from autopeft.studies.events import (
     TrialReported,
     TrialStarted,
 )
-from autopeft.studies.notes import StudyInfo
-from autopeft.studies.outbox import Outbox
+from autopeft.studies.notes import StudyInfo, trial_note
+from autopeft.studies.outbox import Note, Outbox
 from autopeft.studies.saved_view import VIEW_TAG
 from autopeft.studies.tracking import MlflowMirror, sync
 from autopeft.studies.tracking_settings import check_uri, public_uri
+from tests.studies.servers import serving, unwell
 from tests.studies.synthetic import OBJECTIVES, completed, front_of, history, lora
 
 mlflow = pytest.importorskip("mlflow")
@@ -101,7 +100,12 @@ def test_a_study_becomes_a_parent_run_and_a_child_for_each_trial(uri: str, tmp_p
     assert child.data.tags["state"] == "completed"
     assert json.loads(child.data.tags["configuration"]) == point.configuration.to_json()
     assert float(child.data.params["learning_rate"]) == dict(point.configuration.training)["learning_rate"]
+    assert child.data.tags["rung"] == str(point.final.epoch)
     assert child.inputs.dataset_inputs[0].dataset.name == "rte/train.csv"
+    (base,) = mlflow.MlflowClient(uri).search_logged_models([child.info.experiment_id])
+    assert (base.name, base.params["model"], base.status.value) == ("model", "some/model", "READY")
+    whole = [mlflow.MlflowClient(uri).get_run(run.info.run_id) for run in (parent, child)]
+    assert [run.inputs.model_inputs[0].model_id for run in whole] == [base.model_id] * 2
     took = child.info.end_time - child.info.start_time
     assert took == 31_000
     history_of = mlflow.MlflowClient(uri).get_metric_history(child.info.run_id, "epoch/accuracy")
@@ -191,6 +195,28 @@ def test_sync_brings_back_runs_and_whole_databases_that_are_gone(uri: str, migra
     assert len(runs_of(uri)) == 7
 
 
+def test_sync_leaves_to_a_running_search_what_it_has_not_finished(uri: str, tmp_path: Path) -> None:
+    told = history(4)
+    now = History(trials=(*told.trials[:3], running(told.trials[3])))
+    sync(uri, INFO, now, outbox=tmp_path / "o.db", driven=True)
+    assert {name: run.info.status for name, run in runs_of(uri).items()} == {
+        "rte": "RUNNING",
+        "trial-000": "FINISHED",
+        "trial-001": "FINISHED",
+        "trial-002": "FINISHED",
+    }
+
+
+@pytest.mark.parametrize(("unfinished", "status"), [(False, "FINISHED"), (True, "KILLED")])
+def test_sync_of_a_study_that_nobody_runs_says_how_it_stands(
+    uri: str, tmp_path: Path, unfinished: bool, status: str
+) -> None:
+    told = history(2)
+    now = History(trials=(told.trials[0], running(told.trials[1]))) if unfinished else told
+    sync(uri, INFO, now, outbox=tmp_path / "o.db")
+    assert runs_of(uri)["rte"].info.status == status
+
+
 def test_a_resumed_study_goes_on_in_the_same_runs(uri: str, tmp_path: Path) -> None:
     told, outbox = history(6), tmp_path / "o.db"
     first = MlflowMirror(uri, INFO, outbox=outbox)
@@ -260,7 +286,10 @@ def test_a_dead_server_costs_the_study_no_time_and_no_data(tmp_path: Path) -> No
     assert time.perf_counter() - began < 1.0
     left = mirror.close(3.0)
     assert left >= 10
-    assert len(notes) <= 1
+    assert [note.partition(" does not take anything: ")[2] for note in notes] == [
+        "[Errno 111] Connection refused; the study goes on and what is missing is sent later "
+        "(`autopeft sync` mirrors a study afterwards)"
+    ]
     kept = Outbox(outbox, target=target, study=INFO.name)
     assert {note.key for note in kept.pending(1000)} >= {f"trial/{n}" for n in range(10)}
     kept.close()
@@ -268,39 +297,58 @@ def test_a_dead_server_costs_the_study_no_time_and_no_data(tmp_path: Path) -> No
         sync(target, INFO, told, outbox=outbox)
 
 
-class _Unwell(BaseHTTPRequestHandler):
-    seconds = 0.0
-
-    def _answer(self) -> None:
-        time.sleep(self.seconds)
-        self.send_response(500)
-        self.end_headers()
-
-    do_GET = do_POST = _answer  # noqa: N815  # names http.server looks for
-
-    def log_message(self, format: str, *args: object) -> None:
-        return
+@pytest.mark.parametrize("answers", [True, False], ids=["answers 500", "never answers"])
+def test_a_server_that_is_unwell_does_not_hold_the_study_up(answers: bool, tmp_path: Path) -> None:
+    with unwell(answers=answers) as address:
+        mirror = MlflowMirror(address, INFO, outbox=tmp_path / "o.db", notify=lambda _: None)
+        began = time.perf_counter()
+        for event in events(history(5)):
+            mirror.on_event(event)
+        assert mirror.close(0.3) >= 5
+        assert time.perf_counter() - began < 1.5
 
 
-@pytest.fixture(params=[0.0, 4.0], ids=["answers 500", "slow"])
-def unwell(request: pytest.FixtureRequest) -> Iterator[str]:
-    handler = type("Handler", (_Unwell,), {"seconds": request.param})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+def test_a_server_that_never_answers_is_given_up_after_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with unwell(answers=False) as address, pytest.raises(TrackingError, match=r"does not take anything.*timed out"):
+        sync(address, INFO, history(2), outbox=tmp_path / "o.db")
 
 
-def test_a_server_that_is_unwell_does_not_hold_the_study_up(unwell: str, tmp_path: Path) -> None:
-    mirror = MlflowMirror(unwell, INFO, outbox=tmp_path / "o.db", notify=lambda _: None)
-    began = time.perf_counter()
-    for event in events(history(5)):
-        mirror.on_event(event)
-    assert mirror.close(0.3) >= 5
-    assert time.perf_counter() - began < 1.5
+def test_a_server_is_filled_as_a_file_is(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = history(4)
+    with serving(uri, tmp_path / "artifacts", patch=monkeypatch) as address:
+        assert mirrored(address, told, tmp_path / "o.db") == 0
+        runs = runs_of(address)
+        assert set(runs) == {"rte", *(f"trial-{n:03d}" for n in range(4))}
+        assert sync(address, INFO, told, outbox=tmp_path / "o.db").sent == 0
+        files = mlflow.MlflowClient(address).list_artifacts(runs["rte"].info.run_id, "front")
+    assert {item.path for item in files} == {"front/front.html", "front/front.json", "front/front.png"}
+    assert list((tmp_path / "artifacts").rglob("front.html"))
+
+
+BASIC = {"MLFLOW_TRACKING_USERNAME": "ada", "MLFLOW_TRACKING_PASSWORD": "pass word"}
+TOKEN = {"MLFLOW_TRACKING_TOKEN": "t0ken"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "header"), [(BASIC, "Basic YWRhOnBhc3Mgd29yZA=="), (TOKEN, "Bearer t0ken")], ids=["basic", "token"]
+)
+def test_a_server_that_asks_who_we_are_is_told_by_mlflows_variables(
+    variables: dict[str, str], header: str, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, outbox = history(2), tmp_path / "o.db"
+    with serving(uri, tmp_path / "artifacts", patch=monkeypatch, authorization=header) as address:
+        with pytest.raises(TrackingError, match=r"does not take anything: .*401") as caught:
+            sync(address, INFO, told, outbox=outbox)
+        assert "MLFLOW_TRACKING_USERNAME" in caught.value.hint
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert sync(address, INFO, told, outbox=outbox).queued == 2
+        assert set(runs_of(address)) == {"rte", "trial-000", "trial-001"}
+    assert not any(secret in outbox.read_bytes() for secret in (b"pass word", b"t0ken"))
 
 
 def test_hostile_names_reach_the_server_as_they_are(uri: str, tmp_path: Path) -> None:
@@ -381,3 +429,35 @@ def test_a_relative_sqlite_file_is_made_absolute_and_a_server_is_left_alone(
 def test_no_password_is_kept_or_shown() -> None:
     assert public_uri("https://user:secret@host:5000/x") == "https://host:5000/x"
     assert public_uri("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+def courier(uri: str, outbox: Path) -> MlflowCourier:
+    made = MlflowCourier(uri, Outbox(outbox, target=uri, study=INFO.name), info=INFO)
+    made.connect()
+    return made
+
+
+def test_two_that_bring_the_same_notes_make_each_run_once(uri: str, tmp_path: Path) -> None:
+    notes = [
+        Note(key=f"trial/{trial.number}", content=trial_note(trial, INFO), digest="d", sequence=0)
+        for trial in history(2)
+    ]
+    both = [courier(uri, tmp_path / "o.db") for _ in range(2)]
+    for note in notes:
+        for one in both:
+            one.deliver(note)
+    names = sorted(run.info.run_name for run in mlflow.MlflowClient(uri).search_runs(["1"]))
+    assert names == ["rte", "trial-000", "trial-001"]
+
+
+def test_sync_while_a_search_goes_on_makes_no_run_twice(uri: str, tmp_path: Path) -> None:
+    outbox, told = tmp_path / "o.db", history(20)
+    mirror = MlflowMirror(uri, INFO, outbox=outbox)
+    for n, event in enumerate(events(told)):
+        mirror.on_event(event)
+        if n % 20 == 1:
+            sync(uri, INFO, told, outbox=outbox, driven=True)
+    assert mirror.close(60.0) == 0
+    runs = mlflow.MlflowClient(uri).search_runs(["1"], max_results=500)
+    names = sorted(run.info.run_name for run in runs)
+    assert names == sorted(["rte", *(f"trial-{n:03d}" for n in range(20))])

@@ -23,7 +23,8 @@ def test_the_ui_answers_on_this_machine_only_and_leaves_nothing_behind(uri: str,
     sync(uri, INFO, history(3), outbox=tmp_path / "o.db")
     with start_ui(uri, INFO.name, port=0) as running:
         server = running.url.split("/#")[0]
-        assert running.url == f"{server}/#/experiments/1/runs?viewStateShareKey=autopeft-front&compareRunsMode=CHART"
+        query = "viewStateShareKey=autopeft-front&compareRunsMode=CHART&workflowType=machine_learning"
+        assert running.url == f"{server}/#/experiments/1/runs?{query}"
         assert server.startswith("http://127.0.0.1:")
         address = f"{server}/ajax-api/2.0/mlflow/experiments/get?experiment_id=1"
         with urllib.request.urlopen(address, timeout=30) as answer:

@@ -126,6 +126,32 @@ function markChosen(number) {
     node.classList.toggle("chosen", node.dataset.trial === String(number)));
 }
 
+/* Confirmed points: mean and standard deviation over further seeds, on rows that the search never saw ------------- */
+function confirmedOf(trial, index) { return trial.confirmed?.[objectives[index].name]; }
+function reachOf(index) {
+  return done.flatMap((trial) => {
+    const bar = confirmedOf(trial, index);
+    return bar ? [trial.values[index], bar.mean - bar.std, bar.mean + bar.std] : [trial.values[index]];
+  });
+}
+function drawConfirmed(svg, trial, x, y, sx, sy) {
+  const across = confirmedOf(trial, x), up = confirmedOf(trial, y);
+  if (!across && !up) return;
+  const cx = sx.place(across ? across.mean : trial.values[x]), cy = sy.place(up ? up.mean : trial.values[y]);
+  const line = (x1, y1, x2, y2) => element(svg, "line", { class: "confirmed", x1, y1, x2, y2 });
+  if (up) {
+    const [low, high] = [sy.place(up.mean - up.std), sy.place(up.mean + up.std)];
+    line(cx, low, cx, high);
+    for (const end of [low, high]) line(cx - 5, end, cx + 5, end);
+  }
+  if (across) {
+    const [low, high] = [sx.place(across.mean - across.std), sx.place(across.mean + across.std)];
+    line(low, cy, high, cy);
+    for (const end of [low, high]) line(end, cy - 5, end, cy + 5);
+  }
+  element(svg, "path", { class: "confirmed", d: `M${cx},${cy - 5}l5,5l-5,5l-5,-5Z` });
+}
+
 /* Scatter ------------------------------------------------------------------------------------------------------ */
 function sign(index) { return objectives[index].direction === "maximize" ? -1 : 1; }
 function stairs(x, y) {
@@ -136,11 +162,15 @@ function stairs(x, y) {
   return steps;
 }
 function drawAxis(svg, box, objective, scale, across) {
+  let free = -Infinity;
   for (const at of scale.ticks) {
     const place = scale.place(at), text = tickText(objective, at, scale.step);
     element(svg, "line", across
       ? { class: "grid", x1: place, x2: place, y1: box.top, y2: box.bottom }
       : { class: "grid", x1: box.left, x2: box.right, y1: place, y2: place });
+    const half = text.length * 3.4;
+    if (across && place - half < free) continue;
+    free = place + half + 8;
     element(svg, "text", across ? { x: place, y: box.bottom + 18, "text-anchor": "middle" }
                                 : { x: box.left - 8, y: place + 4, "text-anchor": "end" }, text);
   }
@@ -215,8 +245,9 @@ function drawRamp(svg, box, objective, low, high) {
 }
 function draw() {
   const [x, y, colour] = ["x", "y", "colour"].map((id) => Number(document.getElementById(id).value));
-  const log = document.getElementById("log").checked && done.every((trial) => trial.values[x] > 0);
-  document.getElementById("log").disabled = done.some((trial) => trial.values[x] <= 0);
+  const positive = reachOf(x).every((value) => value > 0);
+  const log = document.getElementById("log").checked && positive;
+  document.getElementById("log").disabled = !positive;
   chart.querySelector("svg")?.remove();
   pinned = null;
   hideTip();
@@ -224,8 +255,8 @@ function draw() {
   const ramped = colour >= 0 && front.length > 1;
   const box = { left: 86, right: wide - (ramped ? 130 : 24), top: 16, bottom: tall - 56 };
   const svg = element(chart, "svg", { width: wide, height: tall });
-  const sx = scaleOf(x, done.map((trial) => trial.values[x]), box.left, box.right, log);
-  const sy = scaleOf(y, done.map((trial) => trial.values[y]), box.bottom, box.top, false);
+  const sx = scaleOf(x, reachOf(x), box.left, box.right, log);
+  const sy = scaleOf(y, reachOf(y), box.bottom, box.top, false);
   drawAxis(svg, box, objectives[x], sx, true);
   drawAxis(svg, box, objectives[y], sy, false);
   drawStairs(svg, box, x, y, sx, sy);
@@ -233,6 +264,7 @@ function draw() {
   const low = Math.min(...values), high = Math.max(...values);
   const fill = (trial) => ramped ? rampColour((trial.values[colour] - low) / (high - low || 1)) : "var(--front)";
   for (const trial of [...done].sort((a, b) => a.front - b.front)) drawPoint(svg, trial, x, y, sx, sy, fill(trial));
+  for (const trial of done) drawConfirmed(svg, trial, x, y, sx, sy);
   drawLabels(svg, box, x, y, sx, sy);
   if (ramped) drawRamp(svg, box, objectives[colour], low, high);
 }
