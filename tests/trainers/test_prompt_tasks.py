@@ -19,7 +19,8 @@ from autopeft.trainers.inject import build, inject
 from autopeft.trainers.job import DataSpec, ModelSpec, TaskSpec, TrainJob
 from autopeft.trainers.model import load_model
 from autopeft.trainers.optimizers import make_optimizer, own_rates, own_ratios
-from autopeft.trainers.peft_format import check_exportable, convert_to_peft, save_peft
+from autopeft.trainers.peft_folder import write_folder
+from autopeft.trainers.peft_format import check_exportable, save_peft
 from autopeft.trainers.peft_prompts import check_kind
 from autopeft.trainers.regularizers import DENSE_ABOVE, DensityMeter, feed_forwards
 from autopeft.trainers.saved import load_adapter
@@ -39,7 +40,7 @@ def test_a_trained_prompt_loads_in_plain_peft(method: str, tmp_path: Path) -> No
     own = tmp_path / "own"
     (report,) = trainer.run(TrainJob(configurations=(prompt(method),), seeds=(1,), epochs=1, output_dirs=(own,)))
     assert report.failure is None
-    convert_to_peft(own, tmp_path / "peft")
+    write_folder(own, tmp_path / "peft")
     base = load_model(ModelSpec(name=trainer.loaded.spec.name), kind="text-classification", n_labels=2).model
     plain, ids = PeftModel.from_pretrained(base, str(tmp_path / "peft")).eval(), tokens()
     mask = torch.ones_like(ids)
