@@ -139,6 +139,7 @@ IMAGE_CASES: list[tuple[dict[str, object], tuple[str, ...]]] = [
     ({"task__data__train": "same.csv"}, ("same.csv: every row has the label 'a'",)),
     ({"model": "bert"}, ("a bert model is no vision transformer",)),
     ({"model": "swin"}, ("a swin model has no single width",)),
+    ({"space": {"prompt_tuning": {"length": 4}}}, ("prompt_tuning: this vit model embeds no tokens",)),
     ({"model": "bare"}, ("image processor: ", "preprocessor_config.json")),
     ({"task__kind": "text-classification", "task__image": ..., "task__text": "label"}, ("a vit model reads images",)),
     ({"task__kind": "text-classification"}, ("task.text: missing",)),

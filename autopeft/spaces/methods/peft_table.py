@@ -7,11 +7,14 @@ from typing import Final
 from autopeft.spaces.methods import METHODS
 from autopeft.spaces.methods.bridged import AbstractBridged
 
+_TEXTLESS: Final = ("image-classification",)
+"""Kinds of task whose models embed no tokens."""
+
 OWN: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = MappingProxyType(
     {
         "LN_TUNING": ("ln_tuning", "every norm of a layer, by layer", ()),
-        "P_TUNING": ("p_tuning", "peft's encoder; carried by layer 0, at the input", ()),
-        "PROMPT_TUNING": ("prompt_tuning", "peft's embedding; carried by layer 0, at the input", ()),
+        "P_TUNING": ("p_tuning", "peft's encoder; carried by layer 0, at the input", _TEXTLESS),
+        "PROMPT_TUNING": ("prompt_tuning", "peft's embedding; carried by layer 0, at the input", _TEXTLESS),
         "PREFIX_TUNING": (
             "prefix_tuning",
             "flat, with a length for each layer; T5's attention has no room for a prefix",
