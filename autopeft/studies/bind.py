@@ -1,9 +1,10 @@
 """From a study file to the space as bound to its model: read the shape, predict memory, check the constraints."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from autopeft.errors import SpecError
-from autopeft.objectives.memory import predict_memory
+from autopeft.objectives.memory import Setup
 from autopeft.spaces.configuration import LEARNING_RATE, Configuration, Scalar
 from autopeft.spaces.counts import most_virtual_tokens
 from autopeft.spaces.domain import Fixed
@@ -11,9 +12,13 @@ from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.space import SearchSpace
 from autopeft.spaces.training import ACTIVE_WITH
 from autopeft.spaces.validity_rules import RULED_SETTINGS
+from autopeft.studies.capacity import capacity_of
 from autopeft.studies.spec import StudySpec
-from autopeft.trainers.job import TrainingSettings
+from autopeft.trainers.job import ModelSpec, TaskSpec, TrainingSettings
 from autopeft.trainers.task import TaskSummary, check_task
+
+if TYPE_CHECKING:
+    import torch
 
 REGRESSION_METRICS = ("pearson", "spearman")
 
@@ -29,28 +34,23 @@ class BoundStudy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictedMemory:
-    """Predicted peak training memory of a configuration in bytes; picklable, called by the search space."""
+    """Predicted peak training memory of a configuration in bytes; picklable, called by the search space.
 
-    shape: ModelShape
+    What was traced of the model stays in the process, so a second call costs milliseconds.
+    """
+
+    model: ModelSpec
     """In the dtype and with the attention that the base is trained with on this machine."""
-    batch_size: int
-    length: int
+    task: TaskSpec
     n_labels: int | None
-    optimizer: str = "adamw"
-    sequences: int = 1
-    """Sequences that one row of the data becomes (the choices of a question)."""
+    setup: Setup
+    device: str
 
     def __call__(self, configuration: Configuration) -> float:
-        parts = predict_memory(
-            self.shape,
-            configuration,
-            batch_size=self.batch_size,
-            length=self.length,
-            n_labels=self.n_labels,
-            optimizer=self.optimizer,
-            sequences=self.sequences,
-        )
-        return float(parts.total)
+        from autopeft.trainers.forecast import forecast_for
+
+        forecast = forecast_for(self.model, self.task, n_labels=self.n_labels, device=self.device)
+        return float(forecast.predict(configuration, self.setup).measurable)
 
 
 def bind_study(spec: StudySpec) -> BoundStudy:
@@ -81,18 +81,31 @@ def bind_study(spec: StudySpec) -> BoundStudy:
 
 
 def _bind_space(spec: StudySpec, shape: ModelShape, *, n_labels: int | None, sequences: int) -> SearchSpace:
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    training = spec.training
     memory = PredictedMemory(
-        shape=_as_trained(spec, shape),
-        batch_size=spec.training.batch_size,
-        length=_longest(spec, shape),
+        model=_as_trained(spec, shape, device),
+        task=spec.task,
         n_labels=n_labels,
-        optimizer=spec.training.optimizer,
-        sequences=sequences,
+        setup=Setup(
+            batch_size=training.batch_size,
+            length=_longest(spec, shape),
+            sequences=sequences,
+            optimizer=training.optimizer,
+            checkpointing=training.checkpointing,
+            accumulation=training.accumulation,
+            evaluation_batch_size=training.evaluation_batch_size,
+        ),
+        device=device.type,
     )
+    capacity = capacity_of(spec.resources)
+    constraints = spec.constraints if capacity is None else (*spec.constraints, capacity.constraint)
     return SearchSpace.bind(
         spec.space,
         shape,
-        constraints=spec.constraints,
+        constraints=constraints,
         quantities={"memory": memory},
         settings=_ruled_settings(spec.training),
     )
@@ -109,15 +122,11 @@ def _longest(spec: StudySpec, shape: ModelShape) -> int:
     return spec.training.max_length if shape.image is None else shape.image.n_tokens
 
 
-def _as_trained(spec: StudySpec, shape: ModelShape) -> ModelShape:
-    """`shape` with the dtype and attention that a trainer on a machine like this one chooses."""
-    import torch
-
+def _as_trained(spec: StudySpec, shape: ModelShape, device: "torch.device") -> ModelSpec:
+    """The model with the dtype and attention that a trainer on a machine like this one chooses."""
     from autopeft.trainers.precision import fit_model
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fitted = fit_model(spec.model, spec.training.precision, device=device, max_length=_longest(spec, shape))
-    return replace(shape, dtype=fitted.dtype or shape.dtype, attention=fitted.attention or shape.attention)
+    return fit_model(spec.model, spec.training.precision, device=device, max_length=_longest(spec, shape))
 
 
 def _n_labels(spec: StudySpec, data: TaskSummary) -> int | None:

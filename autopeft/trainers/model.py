@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch import nn
@@ -70,18 +70,30 @@ def read_shape(spec: ModelSpec) -> ModelShape:
     Raises:
         ModelError: No such folder or hub model, no usable config.json, or an architecture that is not supported.
     """
+    base = build_empty(spec)
+    try:
+        return measure(base, read_config(spec), image_size=_image_size(spec) if reads_images(base) else None)
+    except ModelError as error:
+        raise error.at(place_of(spec)) from None
+
+
+def build_empty(spec: ModelSpec, kind: str | None = None, *, n_labels: int | None = None) -> PreTrainedModel:
+    """The model on the meta device, without weights: bare, or as `load_model` has it for the task `kind`.
+
+    Raises:
+        ModelError: As for `read_shape`.
+    """
     config = read_config(spec)
+    if n_labels is not None:
+        config.num_labels = n_labels
+    make = _bare if kind is None else AUTO_CLASSES[kind].from_config
     with quiet(), torch.device("meta"):
-        base = attempt(
-            lambda: _bare(config, dtype=dtype_of(spec, config), **code_options(spec)),
+        return attempt(
+            lambda: make(config, dtype=dtype_of(spec, config), **code_options(spec)),
             place=place_of(spec),
             hint="use a transformer encoder or decoder that transformers' AutoModel can build; set attention to sdpa"
             " or eager",
         )
-    try:
-        return measure(base, config, image_size=_image_size(spec) if reads_images(base) else None)
-    except ModelError as error:
-        raise error.at(place_of(spec)) from None
 
 
 def _bare(config: PretrainedConfig, **options: Any) -> PreTrainedModel:
@@ -128,11 +140,11 @@ def load_model(spec: ModelSpec, *, kind: str, n_labels: int | None) -> LoadedMod
         for config in (model.config, model.config.get_text_config()):
             config.pad_token_id = tokenizer.pad_token_id
     if kind == SEQUENCES:
-        _settle_decoder_start(model, place=place_of(spec))
+        settle_decoder_start(model, place=place_of(spec))
     model.requires_grad_(False).eval()
-    head_names = () if kind in LANGUAGE else _head_names(model, missing, place=place_of(spec))
+    head_names = () if kind in LANGUAGE else head_modules(model, missing, place=place_of(spec))
     for name in head_names:
-        _make_trainable(model.get_submodule(name))
+        make_trainable(model.get_submodule(name))
     return LoadedModel(
         spec=spec, kind=kind, model=model, tokenizer=tokenizer, reader=reader, shape=shape, head_names=head_names
     )
@@ -179,7 +191,7 @@ def decoder_inputs(model: PreTrainedModel, labels_BS: torch.Tensor) -> torch.Ten
     return read_BS.masked_fill_(read_BS == -100, model.config.pad_token_id)
 
 
-def _settle_decoder_start(model: PreTrainedModel, *, place: str) -> None:
+def settle_decoder_start(model: PreTrainedModel, *, place: str) -> None:
     """Put the token that a decoder begins with where its rule looks for it.
 
     Raises:
@@ -195,7 +207,7 @@ def _settle_decoder_start(model: PreTrainedModel, *, place: str) -> None:
     model.config.decoder_start_token_id = start
 
 
-def head_parameters(loaded: LoadedModel) -> dict[str, nn.Parameter]:
+def head_parameters(loaded: "HasHead") -> dict[str, nn.Parameter]:
     """The head's parameters by their names in the model, in a stable order."""
     return {
         f"{name}.{inner}": parameter
@@ -246,7 +258,17 @@ def reset_head(loaded: LoadedModel, seed: int) -> None:
             parameter.copy_(torch.empty(parameter.shape).normal_(std=std, generator=generator))
 
 
-def set_training(loaded: LoadedModel, *, training: bool) -> None:
+class HasHead(Protocol):
+    """A loaded model, or one that is only described."""
+
+    @property
+    def model(self) -> PreTrainedModel: ...
+
+    @property
+    def head_names(self) -> tuple[str, ...]: ...
+
+
+def set_training(loaded: HasHead, *, training: bool) -> None:
     """Turn the head's dropout on or off; the frozen base stays in eval mode either way."""
     loaded.model.eval()
     for name, child in loaded.model.named_children():
@@ -293,7 +315,7 @@ def _load_weights(spec: ModelSpec, *, kind: str, n_labels: int | None) -> tuple[
     return model, missing | mismatched
 
 
-def _head_names(model: PreTrainedModel, missing: set[str], *, place: str) -> tuple[str, ...]:
+def head_modules(model: PreTrainedModel, missing: set[str], *, place: str) -> tuple[str, ...]:
     """Children beside the base that have parameters, and parts of the base that are new.
 
     Raises:
@@ -316,7 +338,7 @@ def _is_body(part: nn.Module) -> bool:
     return any(isinstance(module, (nn.Embedding, nn.ModuleList, nn.Conv2d)) for module in part.modules())
 
 
-def _make_trainable(head: nn.Module) -> None:
+def make_trainable(head: nn.Module) -> None:
     """fp32 parameters with gradients; the input of the head is cast to fp32 on its way in."""
     head.float().requires_grad_(True)
 
