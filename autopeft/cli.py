@@ -193,13 +193,36 @@ def estimate(
     ],
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows of a training batch.")] = 32,
     sequence_length: Annotated[int, typer.Option("--sequence-length", min=1, help="Tokens of its longest row.")] = 128,
+    optimizer: Annotated[str, typer.Option("--optimizer", help="adamw, lora_fa or galore.")] = "adamw",
     dtype: Annotated[str | None, typer.Option("--dtype", help="Of the frozen weights; default the model's.")] = None,
+    attention: Annotated[str | None, typer.Option("--attention", help="sdpa or eager; default the model's.")] = None,
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Layers compute activations twice.")] = False,
+    task: Annotated[
+        str | None, typer.Option("--task", help="Task kind; default causal-lm, seq2seq or text-classification.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", help="cuda: all that is allocated; cpu: as a trial is measured there.")
+    ] = "cuda",
+    fit: Annotated[
+        str | None, typer.Option("--fit", metavar="MEMORY", help="Also the largest batch that fits, e.g. 24GiB.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Exact trainable parameters and predicted peak memory, without weights or a GPU."""
     from autopeft.studies.commands import estimate as run
+    from autopeft.studies.estimate import Conditions
 
-    run(model, config, batch_size=batch_size, sequence_length=sequence_length, dtype=dtype, as_json=as_json)
+    conditions = Conditions(
+        batch_size=batch_size,
+        sequence_length=sequence_length,
+        optimizer=optimizer,
+        dtype=dtype,
+        attention=attention,
+        checkpointing=checkpointing,
+        task=task,
+        device=device,
+    )
+    run(model, config, conditions, fit=fit, as_json=as_json)
 
 
 @app.command()

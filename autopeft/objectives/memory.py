@@ -1,100 +1,222 @@
-"""Predicted peak training memory, in closed form from the model's shape: no weights, no torch."""
+"""Peak training memory added up from what was traced: no torch, no model, numbers only.
 
-from dataclasses import asdict, dataclass
+A step runs through a chain of layers. What each keeps for its backward pass, and the most it holds while it runs, are
+facts of that layer alone; the peak of the step follows from them (`autopeft.trainers.forecast` has the tracing).
+"""
 
-from autopeft.objectives.activations import FLOAT32, head_bytes, saved_bytes
-from autopeft.objectives.parameters import count_parameters
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
 from autopeft.spaces.configuration import Configuration
-from autopeft.spaces.factors import first_factor_parameters
-from autopeft.spaces.model_shape import ModelShape
-from autopeft.spaces.virtual_tokens import virtual_tokens
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+FLOAT32 = 4
 ADAMW_STATES = 2
 """Float32 numbers that AdamW keeps for every trained parameter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryBreakdown:
-    """Bytes by purpose; `total` is the peak that training is predicted to reach."""
+    """Bytes by purpose at the peak; `total` is the peak."""
 
     weights: int
-    """Frozen base and task head."""
+    """Base model and task head, parameters and buffers."""
     adapters: int
-    """Float32 masters of the adapters' parameters."""
+    """Float32 masters of the adapters' parameters, and what they keep frozen."""
     gradients: int
     optimizer: int
     activations: int
-    """Kept for the backward pass, the head's part and the logits among it."""
+    """Kept for the backward pass by the layers."""
+    logits: int
+    """Kept for the backward pass by everything else: embeddings, head and loss."""
     workspace: int
-    """Temporary results at the peak; 0 in the definition that a CPU is measured by."""
+    """Temporary results; 0 in the definition that a CPU is measured by."""
+    context: int = 0
+    """What the device's driver takes before anything is allocated; never in a measured peak."""
 
     @property
     def total(self) -> int:
-        return self.weights + self.adapters + self.gradients + self.optimizer + self.activations + self.workspace
+        return sum(asdict(self).values())
+
+    @property
+    def measurable(self) -> int:
+        """The part of `total` that a measurement of the peak contains."""
+        return self.total - self.context
 
     def to_json(self) -> dict[str, int]:
         return {"total": self.total} | asdict(self)
 
 
-def predict_memory(
-    shape: ModelShape,
-    configuration: Configuration,
-    *,
-    batch_size: int,
-    length: int,
-    n_labels: int | None,
-    precision_bytes: int | None = None,
-    head_parameters: int | None = None,
-    tied_head: bool = True,
-    workspace: bool = False,
-    optimizer: str = "adamw",
-    sequences: int = 1,
-) -> MemoryBreakdown:
-    """Peak memory of training `configuration` on the largest batch, as `autopeft.trainers.meter` measures it on a CPU.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """How a configuration is trained, as far as memory goes; a configuration's own entries go before these."""
 
-    Args:
-        shape: The base model, in the dtype and with the attention it is trained with.
-        configuration: One that is valid for `shape`; its own `batch_size` entry goes before the argument.
-        batch_size: Rows of the batch.
-        length: Tokens of the longest row of the training data.
-        n_labels: Outputs of the task head, 1 for regression; None for language modelling, where every token of the
-            batch is taken for a target.
-        precision_bytes: Bytes of one weight and activation; None takes the shape's dtype.
-        head_parameters: Trained parameters of the head; None takes one linear map.
-        tied_head: The language-model head shares the embedding's weights.
-        workspace: Add an estimate of temporary results, for a device whose allocator counts them.
-        optimizer: A value of the training setting; the configuration's own goes before it. With `lora_fa` the first
-            factors have neither gradient nor state and their inputs are not kept; `galore` is taken for `adamw`,
-            which is what it is for tensors with a side of at most its rank and more than it needs for others.
-        sequences: Sequences that one row of the data becomes, such as the choices of a question.
-    """
-    each = DTYPE_BYTES[shape.dtype] if precision_bytes is None else precision_bytes
-    rows = sequences * int(dict(configuration.training).get("batch_size", batch_size))
-    length += virtual_tokens(configuration)
-    n_tokens = rows * length
-    adapters = count_parameters(configuration, shape).total
-    if head_parameters is None:
-        head_parameters = n_labels * (shape.hidden_size + 1) if n_labels is not None else 0
-    vocabulary = 0 if n_labels is not None or tied_head else shape.vocabulary_size * shape.hidden_size
-    frozen_a = dict(configuration.training).get("optimizer", optimizer) == "lora_fa"
-    trained = adapters + head_parameters - (first_factor_parameters(configuration, shape) if frozen_a else 0)
-    activations = saved_bytes(shape, configuration, batch_size=rows, length=length, bytes_each=each, frozen_a=frozen_a)
-    if trained:
-        activations += head_bytes(shape, batch_size=rows, length=length, n_labels=n_labels, bytes_each=each)
+    batch_size: int
+    length: int
+    """Tokens of the longest row."""
+    sequences: int = 1
+    """Sequences that one row of the data becomes, such as the choices of a question."""
+    optimizer: str = "adamw"
+    """With `lora_fa` the first factors have neither gradient nor state and their inputs are not kept; `galore` is taken
+    for `adamw`, which is what it is for tensors with a side of at most its rank and more than it needs for others."""
+    checkpointing: bool = False
+    accumulation: int = 1
+    evaluation_batch_size: int | None = None
+    """Rows scored at once; None leaves scoring out of the peak."""
+
+    def of(self, configuration: Configuration) -> "Setup":
+        """With the entries of `configuration` in their place."""
+        own = dict(configuration.training)
+        return replace(
+            self,
+            batch_size=int(own.get("batch_size", self.batch_size)),
+            optimizer=str(own.get("optimizer", self.optimizer)),
+            checkpointing=bool(own.get("checkpointing", self.checkpointing)),
+            accumulation=int(own.get("accumulation", self.accumulation)),
+        )
+
+    @property
+    def rows(self) -> int:
+        """Sequences in the largest batch that the model sees at once."""
+        return self.sequences * -(-self.batch_size // self.accumulation)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerTrace:
+    """What one call of one layer takes, in bytes; of its output only what it keeps itself counts here."""
+
+    saved: int
+    """Kept for the backward pass, made in the layer."""
+    saved_input: int
+    """The input's storage, where it is kept; 0 where it is not."""
+    saved_output: int
+    """The output's storage, where the layer itself keeps it."""
+    shared: tuple[tuple[int, int], ...]
+    """(identity, bytes) of what is kept of tensors that all layers are given: masks, positions."""
+    recomputed: int
+    """The most that a second forward pass of the layer keeps besides, under activation checkpointing."""
+    kept: int
+    """Alive after the forward pass, the input among it."""
+    forward_peak: int
+    """The most alive during the forward pass, above what was alive before the input was made."""
+    backward_peak: int
+    """The same of the backward pass, the incoming gradient among it."""
+    gradients: int
+    """Of the layer's own trained parameters."""
+    tensors: int
+    """How many trained tensors there are."""
+    frozen: int
+    """Frozen tensors of the layer's adapters that no other layer's share."""
+    frozen_once: int
+    """Those that all layers share."""
+    output_grad: bool
+    """A gradient must flow back to the layer's output."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameTrace:
+    """What a step takes outside the layers: embeddings, masks, head, loss."""
+
+    saved: int
+    before: int
+    """Alive when the first layer begins."""
+    peak: int
+    """The most alive, were there no layers."""
+    after: int
+    """Alive when the gradient arrives at the last layer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resident:
+    """Bytes that are there all the time."""
+
+    weights: int
+    adapters: int
+    gradients: int
+    """Of all trained parameters, once the backward pass is over."""
+    optimizer: int
+
+    @property
+    def without_gradients(self) -> int:
+        return self.weights + self.adapters + self.optimizer
+
+
+def saved_peak(resident: Resident, frame: FrameTrace, layers: Sequence[LayerTrace]) -> MemoryBreakdown:
+    """The peak as a CPU measures it: everything resident, and the most saved for the backward pass at one time."""
+    shared = sum(dict(row for layer in layers for row in layer.shared).values())
+    sums: list[int] = [shared]
+    before = 0
+    for layer in layers:
+        sums.append(sums[-1] + layer.saved + max(layer.saved_input - before, 0) + layer.saved_output)
+        before = layer.saved_output
+    activations, logits = sums[-1], frame.saved
+    for reached, layer in zip(sums[1:], layers, strict=True):
+        if layer.recomputed and reached + layer.recomputed > activations + logits:
+            activations, logits = reached + layer.recomputed, 0
     return MemoryBreakdown(
-        weights=each * (shape.base_parameters + vocabulary) + FLOAT32 * head_parameters,
-        adapters=FLOAT32 * adapters,
-        gradients=FLOAT32 * trained,
-        optimizer=ADAMW_STATES * FLOAT32 * trained,
+        weights=resident.weights,
+        adapters=resident.adapters,
+        gradients=resident.gradients,
+        optimizer=resident.optimizer,
         activations=activations,
-        workspace=_workspace(shape, n_tokens, n_labels=n_labels, each=each) if workspace else 0,
+        logits=logits,
+        workspace=0,
     )
 
 
-def _workspace(shape: ModelShape, n_tokens: int, *, n_labels: int | None, each: int) -> int:
-    """Largest temporary results of the backward pass: gradients at the widest place of a layer, or of the logits."""
-    widest = max(max(site.d_in, site.d_out) for sites in shape.layers for site in sites)
-    layer = n_tokens * each * 2 * widest
-    logits = 2 * FLOAT32 * n_tokens * shape.vocabulary_size if n_labels is None else 0
-    return max(layer, logits)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Moment:
+    """A time at which the peak may be."""
+
+    alive: int
+    """Bytes besides what is resident."""
+    gradients: int
+    activations: int
+    logits: int
+
+
+def live_peak(
+    resident: Resident, frame: FrameTrace, layers: Sequence[LayerTrace], *, evaluation: int = 0, context: int = 0
+) -> MemoryBreakdown:
+    """The peak as an allocator sees it: everything alive at one time, whoever holds it.
+
+    Args:
+        resident: What is there all the time.
+        frame: Outside the layers.
+        layers: In the order in which they are called.
+        evaluation: The most alive while scoring, besides what is resident.
+        context: Of the driver.
+    """
+    moments = [
+        *_moments(frame, layers),
+        _Moment(alive=resident.gradients, gradients=resident.gradients, activations=0, logits=0),
+    ]
+    moments.append(_Moment(alive=evaluation, gradients=0, activations=0, logits=0))
+    top = max(moments, key=lambda moment: moment.alive)
+    return MemoryBreakdown(
+        weights=resident.weights,
+        adapters=resident.adapters,
+        gradients=top.gradients,
+        optimizer=resident.optimizer,
+        activations=top.activations,
+        logits=top.logits,
+        workspace=top.alive - top.gradients - top.activations - top.logits,
+        context=context,
+    )
+
+
+def _moments(frame: FrameTrace, layers: Sequence[LayerTrace]) -> list[_Moment]:
+    """Forward through the layers, the head and the loss there and back, backward through the layers."""
+    kept, gradients = 0, 0
+    moments: list[_Moment] = []
+    for layer in layers:
+        alive = frame.before + kept + layer.forward_peak
+        moments.append(_Moment(alive=alive, gradients=0, activations=kept, logits=0))
+        kept += layer.kept
+    logits = min(frame.saved, frame.peak)
+    moments.append(_Moment(alive=kept + frame.peak, gradients=0, activations=kept, logits=logits))
+    for layer in reversed(layers):
+        kept -= layer.kept
+        alive = frame.after + kept + layer.backward_peak + gradients
+        moments.append(_Moment(alive=alive, gradients=gradients, activations=kept + layer.kept, logits=0))
+        gradients += layer.gradients
+    return moments

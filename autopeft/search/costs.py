@@ -9,6 +9,7 @@ import numpy as np
 
 from autopeft.objectives.objective import Knowledge, Objective
 from autopeft.objectives.pareto import Array
+from autopeft.objectives.residual import Residual
 from autopeft.search.observations import outcomes
 from autopeft.search.surrogate import GaussianProcess, SurrogateError, fit
 from autopeft.search.trial import History
@@ -47,12 +48,12 @@ class Predicted:
     @classmethod
     def of(cls, space: SearchSpace, objective: Objective, history: History) -> "Predicted":
         """With the median of measured over predicted among completed trials, 1.0 when there are none yet."""
-        ratios: list[float] = []
-        for trial in history.completed:
-            predicted = space.predicted(trial.configuration)[objective.name]
-            if trial.final is not None and predicted > 0:
-                ratios.append(trial.final.value(objective.name) / predicted)
-        return cls(space=space, objective=objective, ratio=float(np.median(ratios)) if ratios else 1.0)
+        pairs = [
+            (trial.final.value(objective.name), space.predicted(trial.configuration)[objective.name])
+            for trial in history.completed
+            if trial.final is not None
+        ]
+        return cls(space=space, objective=objective, ratio=Residual.of(pairs).ratio)
 
     def losses(self, configurations: Sequence[Configuration], features: Array) -> Array:
         values = [self.space.predicted(one)[self.objective.name] for one in configurations]

@@ -66,3 +66,16 @@ def parse_constraint(text: object, *, quantities: Collection[str], shape: ModelS
         raise SpaceError(f"constraints: {text!r}: unknown unit {unit!r}; known are {known}", hint=_HINT)
     limit = float(match["number"]) * units[unit]
     return Constraint(text=text.strip(), quantity=name, operator=match["operator"], limit=limit)
+
+
+def read_amount(text: str, *, place: str) -> int:
+    """The bytes that `text` spells, such as `24GiB` or `16 GB`.
+
+    Raises:
+        SpaceError: No number with a unit of bytes, or none above 0.
+    """
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([A-Za-z]*)\s*", text)
+    units = {name: factor for name, factor in _AMOUNTS.items() if name.endswith("B")}
+    if match is None or match[2] not in units or float(match[1]) <= 0:
+        raise SpaceError(f"{place}: got {text!r}; an amount of memory is needed", hint="write it as 24GiB or 16 GB")
+    return int(float(match[1]) * units[match[2]])

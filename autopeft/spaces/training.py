@@ -13,7 +13,21 @@ LAYER_SAMPLING: Final = ("none", "importance", "random")
 TRAINING_FIELDS: dict[str, Field] = {
     field.name: field
     for field in (
+        Field(
+            name="accumulation",
+            kind=FieldKind.INTEGER,
+            default=None,
+            low=1,
+            high=1e6,
+            help="parts a batch is run in, one after the other, before a step",
+        ),
         Field(name="batch_size", kind=FieldKind.INTEGER, default=None, low=1, high=1e6, help="examples a step"),
+        Field(
+            name="checkpointing",
+            kind=FieldKind.BOOL,
+            default=None,
+            help="layers keep only their inputs and compute the rest again for the backward pass",
+        ),
         Field(
             name="layer_sampling",
             kind=FieldKind.CATEGORY,

@@ -1,9 +1,10 @@
 """From a study file to the space as bound to its model: read the shape, predict memory, check the constraints."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from autopeft.errors import SpecError
-from autopeft.objectives.memory import predict_memory
+from autopeft.objectives.memory import Setup
 from autopeft.spaces.configuration import LEARNING_RATE, Configuration, Scalar
 from autopeft.spaces.domain import Fixed
 from autopeft.spaces.model_shape import ModelShape
@@ -11,9 +12,13 @@ from autopeft.spaces.space import SearchSpace
 from autopeft.spaces.training import ACTIVE_WITH
 from autopeft.spaces.validity_rules import RULED_SETTINGS
 from autopeft.spaces.virtual_tokens import most_virtual_tokens
+from autopeft.studies.capacity import capacity_of
 from autopeft.studies.spec import RunSpec, StudySpec
-from autopeft.trainers.job import TrainingSettings
+from autopeft.trainers.job import ModelSpec, TaskSpec, TrainingSettings
 from autopeft.trainers.task import TaskSummary, check_task
+
+if TYPE_CHECKING:
+    import torch
 
 REGRESSION_METRICS = ("pearson", "spearman")
 
@@ -29,28 +34,23 @@ class BoundStudy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictedMemory:
-    """Predicted peak training memory of a configuration in bytes; picklable, called by the search space."""
+    """Predicted peak training memory of a configuration in bytes; picklable, called by the search space.
 
-    shape: ModelShape
+    What was traced of the model stays in the process, so a second call costs milliseconds.
+    """
+
+    model: ModelSpec
     """In the dtype and with the attention that the base is trained with on this machine."""
-    batch_size: int
-    length: int
+    task: TaskSpec
     n_labels: int | None
-    optimizer: str = "adamw"
-    sequences: int = 1
-    """Sequences that one row of the data becomes (the choices of a question)."""
+    setup: Setup
+    device: str
 
     def __call__(self, configuration: Configuration) -> float:
-        parts = predict_memory(
-            self.shape,
-            configuration,
-            batch_size=self.batch_size,
-            length=self.length,
-            n_labels=self.n_labels,
-            optimizer=self.optimizer,
-            sequences=self.sequences,
-        )
-        return float(parts.total)
+        from autopeft.trainers.forecast import forecast_for
+
+        forecast = forecast_for(self.model, self.task, n_labels=self.n_labels, device=self.device)
+        return float(forecast.predict(configuration, self.setup).measurable)
 
 
 def bind_study(spec: StudySpec) -> BoundStudy:
@@ -66,10 +66,11 @@ def bind_study(spec: StudySpec) -> BoundStudy:
     run = RunSpec.of_study(spec)
     data, shape = _read(run)
     _check_rate(spec, head=_n_labels(run, data) is not None)
+    capacity = capacity_of(spec.resources)
     space = SearchSpace.bind(
         spec.space,
         shape,
-        constraints=spec.constraints,
+        constraints=spec.constraints if capacity is None else (*spec.constraints, capacity.constraint),
         quantities={"memory": _predicted_memory(run, shape, data)},
         settings=_ruled_settings(spec.training),
     )
@@ -103,13 +104,24 @@ def _read(spec: RunSpec) -> tuple[TaskSummary, ModelShape]:
 
 
 def _predicted_memory(spec: RunSpec, shape: ModelShape, data: TaskSummary) -> PredictedMemory:
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    training = spec.training
     return PredictedMemory(
-        shape=_as_trained(spec, shape),
-        batch_size=spec.training.batch_size,
-        length=_longest(spec, shape),
+        model=_as_trained(spec, shape, device),
+        task=spec.task,
         n_labels=_n_labels(spec, data),
-        optimizer=spec.training.optimizer,
-        sequences=len(data.classes) if spec.task.kind == "multiple-choice" else 1,
+        setup=Setup(
+            batch_size=training.batch_size,
+            length=_longest(spec, shape),
+            sequences=len(data.classes) if spec.task.kind == "multiple-choice" else 1,
+            optimizer=training.optimizer,
+            checkpointing=training.checkpointing,
+            accumulation=training.accumulation,
+            evaluation_batch_size=training.evaluation_batch_size,
+        ),
+        device=device.type,
     )
 
 
@@ -124,15 +136,11 @@ def _longest(spec: RunSpec, shape: ModelShape) -> int:
     return spec.training.max_length if shape.image is None else shape.image.n_tokens
 
 
-def _as_trained(spec: RunSpec, shape: ModelShape) -> ModelShape:
-    """`shape` with the dtype and attention that a trainer on a machine like this one chooses."""
-    import torch
-
+def _as_trained(spec: RunSpec, shape: ModelShape, device: "torch.device") -> ModelSpec:
+    """The model with the dtype and attention that a trainer on a machine like this one chooses."""
     from autopeft.trainers.precision import fit_model
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fitted = fit_model(spec.model, spec.training.precision, device=device, max_length=_longest(spec, shape))
-    return replace(shape, dtype=fitted.dtype or shape.dtype, attention=fitted.attention or shape.attention)
+    return fit_model(spec.model, spec.training.precision, device=device, max_length=_longest(spec, shape))
 
 
 def _n_labels(spec: RunSpec, data: TaskSummary) -> int | None:

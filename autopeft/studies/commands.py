@@ -13,6 +13,7 @@ import numpy as np
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
 from autopeft.studies.bind import BoundStudy, bind_study
+from autopeft.studies.estimate import Conditions
 from autopeft.studies.events import Listener, StopReason, StudyEvent, TrialReported
 from autopeft.studies.layer_prior import LayerPrior, find_layer_prior
 from autopeft.studies.load import load_spec
@@ -241,13 +242,11 @@ def methods(name: str | None, *, as_json: bool) -> None:
         print_table(method_table(method_row(name)))
 
 
-def estimate(
-    model: str, file: Path, *, batch_size: int, sequence_length: int, dtype: str | None, as_json: bool
-) -> None:
+def estimate(model: str, file: Path, conditions: Conditions, *, fit: str | None, as_json: bool) -> None:
     """Say what a configuration costs."""
     from autopeft.studies.estimate import estimate as cost
 
-    found = cost(model, file, batch_size=batch_size, sequence_length=sequence_length, dtype=dtype)
+    found = cost(model, file, conditions, fit=fit)
     if as_json:
         print_json(found.to_json())
     else:

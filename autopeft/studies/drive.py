@@ -10,6 +10,7 @@ from autopeft.errors import InputError, StorageError
 from autopeft.search.searcher import AbstractSearcher
 from autopeft.spaces.space import SearchSpace
 from autopeft.studies.artifacts import Artifacts
+from autopeft.studies.capacity import capacity_of
 from autopeft.studies.events import Listener, Noted, StopReason, StudyOpened, StudyStopped
 from autopeft.studies.executor import AbstractExecutor, Resources, WorkerSpec
 from autopeft.studies.local import LocalExecutor
@@ -82,13 +83,12 @@ def drive(
             n_trials=plan.n_trials,
             epochs=plan.epochs,
             artifacts=Artifacts(plan.artifacts, study.name) if plan.artifacts else None,
+            capacity=capacity_of(resources),
             deadline_seconds=resources.trial_deadline_seconds,
             listeners=listeners,
         )
-        opened = StudyOpened(
-            study=study.name, objectives=study.objectives, n_trials=plan.n_trials, history=runner.history()
-        )
-        runner.emit(opened)
+        history = runner.history()
+        runner.emit(StudyOpened(study=study.name, objectives=study.objectives, n_trials=plan.n_trials, history=history))
         reason = StopReason.ABORTED
         try:
             with signals_raise(stop), _announced(stop, runner):

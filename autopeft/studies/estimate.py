@@ -1,24 +1,60 @@
 """Parameters and peak memory of one configuration, before any weight is loaded."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autopeft.errors import SpecError
-from autopeft.objectives.memory import MemoryBreakdown, predict_memory
+from autopeft.objectives.memory import MemoryBreakdown, Setup
 from autopeft.objectives.parameters import count_parameters
+from autopeft.objectives.residual import MARGIN
 from autopeft.spaces.canonical import configuration
-from autopeft.spaces.configuration import Configuration
+from autopeft.spaces.constraints import read_amount
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.peft_config import count_peft_config
-from autopeft.spaces.peft_targets import targeted
+from autopeft.spaces.training import OPTIMIZERS
+from autopeft.studies.capacity import CONTEXT_BYTES
 from autopeft.studies.describe import describe
 from autopeft.studies.load import resolve_path
 from autopeft.studies.yaml_file import read_yaml
 from autopeft.trainers.job import ModelSpec
 
 DTYPES = ("float32", "bfloat16", "float16")
+ATTENTIONS = ("sdpa", "eager")
+DEVICES = ("cuda", "cpu")
+MOST_ROWS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """How the configuration is trained; a configuration's own settings go first."""
+
+    batch_size: int = 32
+    sequence_length: int = 128
+    optimizer: str = "adamw"
+    dtype: str | None = None
+    """Of the frozen weights; None takes the checkpoint's."""
+    attention: str | None = None
+    """`sdpa` or `eager`; None takes the library's default."""
+    checkpointing: bool = False
+    task: str | None = None
+    """A task kind; None takes language modelling for a decoder, classification in two classes for an encoder."""
+    device: str = "cuda"
+    """`cuda`: everything that is alive at the peak, and the driver's context. `cpu`: as a trial is measured there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """The largest batch for a device."""
+
+    capacity: int
+    batch_size: int
+    """0 where not even one row fits."""
+
+    def to_json(self) -> dict[str, int]:
+        return {"capacity": self.capacity, "batch_size": self.batch_size}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,81 +65,180 @@ class Estimate:
     base_parameters: int
     memory: MemoryBreakdown
     described: str
-    """The configuration in a line; for another library's, what its memory was predicted as."""
+    """The configuration in a line."""
+    fit: Fit | None = None
 
     def to_json(self) -> dict[str, object]:
+        found = {} if self.fit is None else {"fit": self.fit.to_json()}
         return {
             "parameters": self.parameters,
             "base_parameters": self.base_parameters,
             "memory": self.memory.to_json(),
+            **found,
         }
 
 
-def estimate(model: str, file: Path, *, batch_size: int, sequence_length: int, dtype: str | None = None) -> Estimate:
+def estimate(model: str, file: Path, conditions: Conditions, *, fit: str | None = None) -> Estimate:
     """What the configuration in `file` costs on `model`; reads the model's `config.json` only.
 
     Args:
         model: Hub id or folder.
         file: An AutoPEFT configuration (YAML or JSON; exported folders hold one), or a Hugging Face
-            `adapter_config.json`: its parameters are exact for every type, its activations those of LoRA on the same
-            modules (of prefixes where it adapts no module).
-        batch_size: Rows of a training batch.
-        sequence_length: Tokens of its longest row; a model that reads images makes of each as many as it does.
-        dtype: Of the frozen weights; None takes the checkpoint's.
+            `adapter_config.json`, which is traced as PEFT itself trains it.
+        conditions: How it is trained.
+        fit: Memory of a device, such as `24GiB`: also find the largest batch whose peak fits, with a margin.
 
     Raises:
         InputError: A file, model or setting that is not usable.
     """
     from autopeft.trainers.model import read_shape
 
-    if dtype is not None and dtype not in DTYPES:
-        raise SpecError(f"--dtype: got {dtype!r}; allowed: {', '.join(DTYPES)}")
-    shape = read_shape(ModelSpec(name=resolve_path(model, folder=None), dtype=dtype))
-    shape = shape if dtype is None else replace(shape, dtype=dtype)
+    _check(conditions)
+    capacity = None if fit is None else read_amount(fit, place="--fit")
+    spec = ModelSpec(name=resolve_path(model, folder=None), dtype=conditions.dtype, attention=conditions.attention)
+    shape = read_shape(spec)
+    spec = replace(spec, dtype=shape.dtype, attention=shape.attention)
     written = read_configuration_file(file)
-    foreign = "peft_type" in written
-    chosen = _alike(written, shape) if foreign else configuration(written, shape)
-    length = sequence_length if shape.image is None else shape.image.n_tokens
-    memory = predict_memory(shape, chosen, batch_size=batch_size, length=length, n_labels=None if shape.causal else 2)
-    counted = count_parameters(chosen, shape).total
-    parameters = count_peft_config(written, shape) if foreign else counted
-    line = describe(chosen, shape)
+    if "peft_type" in written:
+        parameters, line = count_peft_config(written, shape), str(written["peft_type"])
+        price = _foreign(written, spec, shape, conditions)
+    else:
+        chosen = configuration(written, shape)
+        parameters, line = count_parameters(chosen, shape).total, describe(chosen, shape)
+        price = _own(written, spec, shape, conditions)
     return Estimate(
         parameters=parameters,
         base_parameters=shape.base_parameters,
-        memory=_with_parameters(memory, parameters - counted),
-        described=f"{written['peft_type']}, its activations as those of {line}" if foreign else line,
+        memory=price(None),
+        described=line,
+        fit=None if capacity is None else Fit(capacity=capacity, batch_size=largest_batch(price, capacity)),
     )
 
 
-def _alike(config: Mapping[str, object], shape: ModelShape) -> Configuration:
-    """The configuration of ours whose activations stand for those of a peft adapter."""
-    if not config.get("target_modules") or config["peft_type"] == "ADAPTION_PROMPT":
-        length = config.get("num_virtual_tokens") or config.get("adapter_len") or 20
-        return configuration({"prefix_tuning": {"length": length}}, shape)
-    named = {module.bare for module in targeted(config, shape) if module.linear is not None}
-    rank = config.get("r") if isinstance(config.get("r"), int) else 8
-    layers = [
-        (layer, [site.name for site in row if f"{shape.layer_path}.{layer}.{site.name}" in named])
-        for layer, row in enumerate(shape.layers)
-    ]
-    adapted = [(layer, names) for layer, names in layers if names]
-    if not adapted:
-        return configuration({"prefix_tuning": {"length": 1}}, shape)
-    widest = min(min(site.d_in, site.d_out) for row in shape.layers for site in row)
-    fields = {"layers": [layer for layer, _ in adapted], "rank": min(int(str(rank)), widest)}
-    return configuration({"lora": {**fields, "targets": [names for _, names in adapted]}}, shape)
+Price = Callable[[int | None], MemoryBreakdown]
+"""The peak with a batch of that many rows; None takes what the configuration or the conditions say."""
 
 
-def _with_parameters(memory: MemoryBreakdown, more: int) -> MemoryBreakdown:
-    """`memory` with the masters, gradients and AdamW states of `more` trained numbers."""
-    each = 4 * more
-    return replace(
-        memory,
-        adapters=memory.adapters + each,
-        gradients=memory.gradients + each,
-        optimizer=memory.optimizer + 2 * each,
+def _own(written: Mapping[str, object], spec: ModelSpec, shape: ModelShape, conditions: Conditions) -> Price:
+    from autopeft.trainers.described import describe_model
+    from autopeft.trainers.forecast import MemoryForecast
+    from autopeft.trainers.task import TASKS
+
+    kind, n_labels = _task(shape, conditions)
+    chosen = configuration(written, shape)
+    described = describe_model(spec, kind=kind, n_labels=n_labels)
+    forecast = MemoryForecast(described, TASKS[kind][0], device=conditions.device)
+
+    def price(rows: int | None) -> MemoryBreakdown:
+        setup = _setup(conditions)
+        if rows is None:
+            return forecast.predict(chosen, setup, context=_context(conditions))
+        others = tuple((name, value) for name, value in chosen.training if name != "batch_size")
+        fixed = replace(chosen, training=(*others, ("batch_size", rows)))
+        return forecast.predict(fixed, setup, context=_context(conditions))
+
+    return price
+
+
+def _foreign(written: Mapping[str, object], spec: ModelSpec, shape: ModelShape, conditions: Conditions) -> Price:
+    from autopeft.trainers.foreign import forecast_peft
+
+    kind, n_labels = _task(shape, conditions)
+
+    def price(rows: int | None) -> MemoryBreakdown:
+        setup = _setup(conditions if rows is None else replace(conditions, batch_size=rows))
+        return forecast_peft(
+            written,
+            spec,
+            setup,
+            kind=kind,
+            n_labels=n_labels,
+            device=conditions.device,
+            context=_context(conditions),
+        )
+
+    return price
+
+
+def largest_batch(price: Price, capacity: float) -> int:
+    """The most rows whose peak, with `MARGIN` on what is not the driver's, is within `capacity`; 0 where none are.
+
+    The peak rises with the rows, in pieces that are straight, so a straight line through two known batches says where
+    to look; every answer is a batch that was priced.
+    """
+
+    def excess(rows: int) -> float:
+        memory = price(rows)
+        return memory.context + (1.0 + MARGIN) * memory.measurable - capacity
+
+    known = {1: excess(1)}
+    if known[1] > 0:
+        return 0
+    low, high = 1, 2
+    while high <= MOST_ROWS:
+        known[high] = excess(high)
+        if known[high] > 0:
+            break
+        low, high = high, _next(low, high, known)
+    while high - low > 1:
+        share = -known[low] / (known[high] - known[low])
+        middle = min(max(low + math.floor(share * (high - low)), low + 1), high - 1)
+        for rows in (middle, middle + 1):
+            if low < rows < high:
+                known[rows] = excess(rows)
+                low, high = (rows, high) if known[rows] <= 0 else (low, rows)
+    return low
+
+
+def _next(low: int, high: int, known: Mapping[int, float]) -> int:
+    """A batch somewhat beyond where the line through two that fit reaches the limit."""
+    slope = (known[high] - known[low]) / (high - low)
+    reach = math.ceil(-known[high] / slope * 1.05) + 1 if slope > 0 else high
+    return min(high + max(reach, 1), max(MOST_ROWS, high + 1))
+
+
+KINDS = (
+    *("text-classification", "token-classification", "multiple-choice", "causal-lm", "seq2seq"),
+    "image-classification",
+)
+"""Task kinds, spelled out so that nothing heavy is loaded before the options are checked."""
+
+
+def _task(shape: ModelShape, conditions: Conditions) -> tuple[str, int | None]:
+    """Task kind and outputs of its head."""
+    kind = conditions.task
+    if kind is None and shape.image is not None:
+        kind = "image-classification"
+    elif kind is None:
+        kind = "seq2seq" if shape.decoder_layers else "causal-lm" if shape.causal else "text-classification"
+    return kind, {"causal-lm": None, "seq2seq": None, "multiple-choice": 1}.get(kind, 2)
+
+
+def _setup(conditions: Conditions) -> Setup:
+    return Setup(
+        batch_size=conditions.batch_size,
+        length=conditions.sequence_length,
+        optimizer=conditions.optimizer,
+        checkpointing=conditions.checkpointing,
     )
+
+
+def _context(conditions: Conditions) -> int:
+    return CONTEXT_BYTES if conditions.device == "cuda" else 0
+
+
+def _check(conditions: Conditions) -> None:
+    allowed = {
+        "dtype": (None, *DTYPES),
+        "attention": (None, *ATTENTIONS),
+        "optimizer": OPTIMIZERS,
+        "task": (None, *KINDS),
+        "device": DEVICES,
+    }
+    for name, values in allowed.items():
+        value = getattr(conditions, name)
+        if value not in values:
+            raise SpecError(f"--{name}: got {value!r}; allowed: {', '.join(one for one in values if one)}")
 
 
 def read_configuration_file(file: Path) -> Mapping[str, object]:

@@ -22,6 +22,10 @@ class Resources:
     executor: Literal["ray", "local"] = "ray"
     trial_deadline_seconds: float | None = None
     """A trial that runs longer is stopped and fails as `timeout`; None lets it run."""
+    memory_per_job: int | None = None
+    """Bytes that one job may take; None takes a CUDA device's, and sets no limit on a CPU."""
+    memory_confidence: float = 0.95
+    """How sure it must be that a trial's peak stays within that before it is started."""
     address: str | None = None
     """Of a running Ray cluster (`host:port`, `auto`); None starts Ray on this machine."""
 
@@ -35,6 +39,10 @@ class Resources:
             raise SpecError(f"resources.max_jobs: got {self.max_jobs}; 1 or more", hint="leave it out to use all cores")
         if self.cpus_per_job < 1:
             raise SpecError(f"resources.cpus_per_job: got {self.cpus_per_job}; 1 or more", hint="use 1")
+        if not 0.0 < self.memory_confidence < 1.0:
+            raise SpecError(
+                f"resources.memory_confidence: got {self.memory_confidence:g}; between 0 and 1", hint="0.95 suits most"
+            )
         gpus = self.gpus_per_job or 0.0
         if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
             raise SpecError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from autopeft.errors import SpecError
 from autopeft.objectives.objective import Objective, resolve_objectives
+from autopeft.spaces.constraints import read_amount
 from autopeft.spaces.definition import SpaceDefinition
 from autopeft.studies.executor import Resources
 from autopeft.studies.schema import RunFile, StudyFile, shorten, validate, validate_run
@@ -150,7 +151,10 @@ def _training(file: StudyFile | RunFile, objectives: Sequence[Objective]) -> Tra
 
 def _resources(file: StudyFile) -> Resources:
     section = file.resources
+    memory = section.memory_per_job
     return Resources(
+        memory_per_job=read_amount(memory, place="resources.memory_per_job") if isinstance(memory, str) else memory,
+        memory_confidence=section.memory_confidence,
         max_jobs=section.max_jobs,
         cpus_per_job=section.cpus_per_job,
         gpus_per_job=section.gpus_per_job,

@@ -187,6 +187,8 @@ def _final_metrics(trial: Trial, objectives: Sequence[Objective]) -> list[tuple[
     point = point_of(trial, objectives)
     values = dict(final.metrics) | {name: final.value(name) for name in ("parameters", "memory", "train_seconds")}
     values |= dict(point.values) if point is not None else {}
+    if "memory" in trial.predicted:
+        values["predicted_memory"] = trial.predicted["memory"]
     values |= {"seconds": trial.seconds, "tokens": float(final.tokens), **final.extra}
     return [(key, value, final.epoch, round(trial.seconds, 3)) for key, value in values.items() if math.isfinite(value)]
 

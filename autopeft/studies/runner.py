@@ -22,6 +22,7 @@ from autopeft.search.trial import Failure, FailureKind, History, Trial, TrialSta
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
 from autopeft.studies.artifacts import Artifacts
+from autopeft.studies.capacity import Capacity
 from autopeft.studies.events import Listener, Noted, StopReason, StudyEvent, TrialFinished, TrialReported, TrialStarted
 from autopeft.studies.executor import AbstractTrialSource, Assignment, WorkerLost
 from autopeft.studies.records import RunRecord, TrialRecord
@@ -49,6 +50,7 @@ class Runner(AbstractTrialSource):
         n_trials: Trials the study may spend in all: completed, failed and pruned ones count.
         epochs: Budget of each trial.
         artifacts: Where trained adapters go; None keeps none.
+        capacity: Memory of one job; a trial that may not fit fails as `oom` without being started. None starts all.
         deadline_seconds: How long a trial may run; None for ever.
         listeners: Told of every event, in order.
     """
@@ -63,12 +65,14 @@ class Runner(AbstractTrialSource):
         n_trials: int,
         epochs: int,
         artifacts: Artifacts | None = None,
+        capacity: Capacity | None = None,
         deadline_seconds: float | None = None,
         listeners: Sequence[Listener] = (),
     ) -> None:
         self._study, self._space, self._searcher = study, space, searcher
         self._seed, self._n_trials, self._epochs = seed, n_trials, epochs
         self._artifacts, self._deadline = artifacts, deadline_seconds
+        self._capacity = capacity
         self._listeners = tuple(listeners)
         self._complained: set[tuple[int, str]] = set()
         self._lock = threading.RLock()
@@ -105,11 +109,20 @@ class Runner(AbstractTrialSource):
     def propose(self, n: int) -> list[Assignment]:
         with self._lock:
             again = [self._rerun(self._queue.popleft()) for _ in range(min(n, len(self._queue)))]
-            room = min(n - len(again), self._n_trials - len(self._trials))
-            history = self.history()
-        fresh = self._searcher.ask(history, room) if room > 0 else ()
-        with self._lock:
-            return [] if self._closed else [*again, *(self._begin(configuration) for configuration in fresh)]
+        jobs = list(again)
+        while len(jobs) < n:
+            with self._lock:
+                room = min(n - len(jobs), self._n_trials - len(self._trials))
+                history = self.history()
+            fresh = self._searcher.ask(history, room) if room > 0 else ()
+            with self._lock:
+                if self._closed:
+                    return []
+                begun = [self._begin(configuration) for configuration in fresh]
+            jobs += [assignment for assignment in begun if assignment is not None]
+            if None not in begun:
+                break
+        return jobs
 
     def record(self, assignment: Assignment, event: Report | WorkerLost) -> bool:
         with self._lock:
@@ -141,12 +154,19 @@ class Runner(AbstractTrialSource):
             self._complained.add(key)
             self.emit(Noted(message=f"the search goes on without this: {type(error).__name__}: {error}"))
 
-    def _begin(self, configuration: Configuration) -> Assignment:
+    def _begin(self, configuration: Configuration) -> Assignment | None:
+        """The job of a new trial; None where it cannot fit and has failed already."""
         predicted = {name: float(value) for name, value in self._space.predicted(configuration).items()}
         record = TrialRecord(configuration=configuration, predicted=predicted, epochs=self._epochs)
         (number,) = self._study.start(self._space, [record])
         self._runs[number], self._budgets[number] = RunRecord(started=time.time()), self._epochs
         self._trials[number] = to_trial(number, TrialState.RUNNING, record, self._runs[number])
+        if self._capacity is not None:
+            failure = self._capacity.refusal(predicted.get("memory"), self._trials.values())
+            if failure is not None:
+                self._finish(number, replace(self._runs[number], failure=failure), TrialState.FAILED)
+                self.emit(TrialFinished(trial=self._trials[number]))
+                return None
         return self._assign(number)
 
     def _rerun(self, number: int) -> Assignment:

@@ -86,6 +86,8 @@ class SearchSection(_Section):
 class TrainingSection(_Section):
     epochs: PositiveInt = 3
     batch_size: PositiveInt = 32
+    accumulation: PositiveInt = 1
+    checkpointing: bool = False
     evaluation_batch_size: PositiveInt = 128
     max_length: PositiveInt = 128
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
@@ -118,6 +120,8 @@ class ResourcesSection(_Section):
     max_jobs: AutoInt = None
     cpus_per_job: PositiveInt = 1
     gpus_per_job: Annotated[float | None, BeforeValidator(_auto_is_none), Field(ge=0.0)] = None
+    memory_per_job: PositiveInt | str | None = None
+    memory_confidence: Fraction = 0.95
     trials_per_job: Literal["auto"] | PositiveInt = "auto"
     address: str | None = None
     trial_deadline_seconds: AutoFloat = None

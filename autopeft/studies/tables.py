@@ -287,7 +287,13 @@ def estimate_table(estimate: Mapping[str, object], described: str) -> Renderable
     for part, n_bytes in memory.items():
         table.add_row(Text(part), Text(human_bytes(n_bytes)), "", style="bold" if part == "total" else "")
     share = f"{parameters:,} trainable parameters, {100 * parameters / base:.2g} % of {base:,}"
-    return Group(Text(described, style="bold"), Text(share), Text(""), table)
+    rows: list[RenderableType] = [Text(described, style="bold"), Text(share), Text(""), table]
+    fit = estimate.get("fit")
+    if isinstance(fit, Mapping):
+        rows.append(
+            Text(f"largest batch within {human_bytes(fit['capacity'])}: {fit['batch_size']} rows", style="bold")
+        )
+    return Group(*rows)
 
 
 def front_json(front: Front, history: History, *, study: str) -> dict[str, object]:

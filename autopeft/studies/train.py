@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from autopeft.errors import ConfigurationError, SpecError
-from autopeft.objectives.memory import virtual_tokens
 from autopeft.search.trial import History, Trial, TrialState
 from autopeft.spaces.canonical import configuration as read_mapping
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.model_shape import ModelShape
+from autopeft.spaces.virtual_tokens import virtual_tokens
 from autopeft.studies.bind import bind_run
 from autopeft.studies.estimate import read_configuration_file
 from autopeft.studies.events import Listener, Noted, StopReason, StudyEvent, StudyOpened, StudyStopped

@@ -73,6 +73,17 @@ def training_batches(lengths: IntArray, batch_size: int, *, seed: int, epoch: in
     return [batches[index] for index in generator.permutation(len(batches))]
 
 
+def n_scored(batch: AnyBatch) -> int:
+    """Items that the loss of `batch` is the mean of."""
+    return int((batch.targets != -100).sum()) if batch.targets.dtype == np.int64 else len(batch.targets)
+
+
+def in_parts(rows: IntArray, n_parts: int) -> list[IntArray]:
+    """`rows` in at most `n_parts` parts of equal size, the last one perhaps smaller; their order is kept."""
+    size = -(-len(rows) // n_parts)
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
+
+
 def evaluation_batches(lengths: IntArray, batch_size: int) -> list[IntArray]:
     """Row indices of each batch, longest rows first: what does not fit into memory fails at once."""
     order = np.argsort(-lengths, kind="stable")

@@ -73,7 +73,7 @@ class AdapterSet(nn.Module):
         try:
             for _, layer, adapter in self.adapters():
                 handles += adapter.attach(model, layers[layer])
-        except ModelError:
+        except BaseException:
             _remove(handles)
             raise
         self._handles = handles

@@ -72,6 +72,10 @@ class TrainingSettings:
 
     epochs: int = 3
     batch_size: int = 32
+    accumulation: int = 1
+    """Parts that a batch is run in, one after the other, before a step: less memory, the same gradient."""
+    checkpointing: bool = False
+    """Layers keep only their inputs and compute the rest again for the backward pass."""
     evaluation_batch_size: int = 128
     max_length: int = 128
     learning_rate: float = 1e-3

@@ -2,10 +2,11 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -17,7 +18,17 @@ from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.training import LAYER_SAMPLING, OPTIMIZERS
 from autopeft.spaces.virtual_tokens import virtual_tokens
 from autopeft.trainers.allocation import RankAllocation, allocation_of
-from autopeft.trainers.batches import EncodedSplit, batches_of, evaluation_batches, largest_batch, training_batches
+from autopeft.trainers.batches import (
+    AnyBatch,
+    EncodedSplit,
+    batches_of,
+    evaluation_batches,
+    in_parts,
+    largest_batch,
+    n_scored,
+    training_batches,
+)
+from autopeft.trainers.checkpointing import CheckpointedLayers
 from autopeft.trainers.inject import AdapterSet
 from autopeft.trainers.job import TrainingSettings
 from autopeft.trainers.layer_sampling import LayerSampler
@@ -32,6 +43,11 @@ from autopeft.trainers.task import Task
 
 WEIGHTS = ("ba_consistency", "ba_diversity", "ba_spectrum", "density", "ggpo_sigma", "ggpo_beta")
 """Settings that weigh a term of the loss."""
+WHOLE = (
+    *("accumulation", "batch_size", "evaluation_batch_size", "epochs", "galore_rank", "max_length"),
+    "sampling_interval",
+)
+"""Settings that are whole numbers."""
 SCHEDULES = ("linear", "cosine", "constant")
 
 CHECK_STEPS = 16
@@ -73,7 +89,7 @@ def settings_of(settings: TrainingSettings, configuration: Configuration) -> Tra
         raise ConfigurationError(
             f"training setting {unknown[0]!r} is unknown; a configuration may set {', '.join(sorted(known))}"
         )
-    for name in ("batch_size", "evaluation_batch_size", "epochs", "max_length", "galore_rank", "sampling_interval"):
+    for name in WHOLE:
         if name in entries:
             entries[name] = int(entries[name])
     merged = replace(settings, **entries)  # type: ignore[arg-type]  # names checked above, values by check_settings
@@ -86,6 +102,11 @@ def check_settings(settings: TrainingSettings) -> None:
     rules = {
         "epochs": (settings.epochs >= 1, "1 or more"),
         "batch_size": (settings.batch_size >= 1, "1 or more"),
+        "accumulation": (settings.accumulation >= 1, "1 or more"),
+        "checkpointing": (
+            not (settings.checkpointing and (settings.density or settings.ggpo_sigma or settings.ggpo_beta)),
+            "false beside density and ggpo, which look into the layers' first pass",
+        ),
         "evaluation_batch_size": (settings.evaluation_batch_size >= 1, "1 or more"),
         "max_length": (settings.max_length >= 2, "2 or more"),
         "learning_rate": (0.0 < settings.learning_rate < math.inf, "a number above 0"),
@@ -142,20 +163,34 @@ def train(run: Run) -> Iterator[Measurement]:
     rates, ratios = own_rates(run.adapters.configuration), own_ratios(run.adapters.configuration)
     trained = [*run.adapters.named_parameters(), *head.items()]
     optimizer = make_optimizer(trained, run.settings, rates=rates, ratios=ratios)
-    meter = MemoryMeter(device=run.loaded.model.device, modules=(run.loaded.model, run.adapters))
-    meter.start()
     sampler = _sampler(run)
+    checkpoints = _checkpoints(run)
+    meter = MemoryMeter(
+        device=run.loaded.model.device, modules=(run.loaded.model, run.adapters), checkpoints=checkpoints
+    )
+    meter.start()
+    try:
+        yield from _epochs(run, optimizer, meter, sampler)
+    finally:
+        if checkpoints is not None:
+            checkpoints.remove()
+
+
+def _epochs(
+    run: Run, optimizer: torch.optim.Optimizer, meter: MemoryMeter, sampler: LayerSampler | None
+) -> Iterator[Measurement]:
+    head = head_parameters(run.loaded)
     allocation = allocation_of(run.adapters, n_steps=run.epochs * _n_batches(run))
     train_seconds, evaluation_seconds = run.prepared_seconds, 0.0
     began = time.perf_counter()
     for epoch in range(run.epochs):
         epoch_began = time.perf_counter()
         train_loss = _train_epoch(run, optimizer, meter, sampler, allocation, epoch=epoch, began=began)
-        peak_bytes = meter.peak_bytes(optimizer)
         train_seconds += time.perf_counter() - epoch_began
         evaluation_began = time.perf_counter()
         metrics = evaluate(run, run.validation)
         evaluation_seconds += time.perf_counter() - evaluation_began
+        peak_bytes = meter.peak_bytes(optimizer)
         yield Measurement(
             epoch=epoch + 1,
             metrics=metrics,
@@ -166,12 +201,18 @@ def train(run: Run) -> Iterator[Measurement]:
             peak_bytes=peak_bytes,
             parameters=sum(parameter.numel() for parameter in run.adapters.parameters()),
             head_parameters=sum(parameter.numel() for parameter in head.values()),
-            extra={} if sampler is None else sampler.extra(),
+            extra=meter.extra() | ({} if sampler is None else sampler.extra()),
         )
 
 
 def _n_batches(run: Run) -> int:
     return math.ceil(len(run.train.widths) / run.settings.batch_size)
+
+
+def _checkpoints(run: Run) -> CheckpointedLayers | None:
+    if not run.settings.checkpointing:
+        return None
+    return CheckpointedLayers(list(layers_of(run.loaded.model.base_model, run.loaded.shape)))
 
 
 def _sampler(run: Run) -> LayerSampler | None:
@@ -202,16 +243,19 @@ def _train_epoch(
     began: float,
 ) -> float:
     """One pass over the training rows; its mean loss. The last look at the loss waits for the device."""
-    model, device, settings = run.loaded.model, run.loaded.model.device, run.settings
+    device, settings = run.loaded.model.device, run.settings
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     batches = training_batches(run.train.widths, settings.batch_size, seed=run.seed, epoch=epoch)
     largest = largest_batch(run.train.widths, batches) if epoch == 0 else None
     loss_sum = torch.zeros((), dtype=torch.float32, device=device)
     regression = run.task.label is LabelKind.NUMBER
     regularizers = Regularizers(run.loaded, run.adapters, settings, regression=regression)
+    parts = [part for rows in batches for part in in_parts(rows, settings.accumulation)]
     _set_mode(run, training=True)
     with _random_state(device, seed=run.seed, epoch=epoch):
-        for index, batch in enumerate(batches_of(run.train, batches, pad_id=_pad_id(run))):
+        collated = batches_of(run.train, parts, pad_id=_pad_id(run))
+        for index, rows in enumerate(batches):
+            micro = list(islice(collated, len(in_parts(rows, settings.accumulation))))
             factor = learning_rate_factor(
                 epoch * len(batches) + index,
                 total=run.epochs * len(batches),
@@ -223,25 +267,42 @@ def _train_epoch(
             if sampler is not None:
                 sampler.begin_step(partial(_probe_loss, run))
             with meter.step(optimizer) if index == largest or sampler is not None else nullcontext():
-                ask = partial(run.task.outputs, model, batch, device)
-                loss = run.task.loss(*regularizers.outputs(ask, batch))
-                extra = [term for term in (run.adapters.penalty(), regularizers.penalty()) if term is not None]
-                if parameters:
-                    sum(extra, start=loss).backward()
-                    regularizers.observe()
+                loss_sum += _backward(run, regularizers, micro, trained=bool(parameters))
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
             optimizer.step()
             if allocation is not None:
                 allocation.after_step(epoch * len(batches) + index)
             optimizer.zero_grad()
-            loss_sum += loss.detach()
             if index % CHECK_STEPS == 0:
                 _check_finite(loss_sum, epoch=epoch)
             _check_deadline(run, began)
     if sampler is not None:
         sampler.release()
     return _check_finite(loss_sum, epoch=epoch) / len(batches)
+
+
+def _backward(run: Run, regularizers: Regularizers, micro: Sequence[AnyBatch], *, trained: bool) -> torch.Tensor:
+    """The loss of one batch that is run in parts, and its gradients; each part weighs as many items as it has.
+
+    Terms beside the task's loss are averaged over the parts in the same way, so those that look at all rows of a batch
+    together see a part's.
+    """
+    model, device = run.loaded.model, run.loaded.model.device
+    items = [n_scored(batch) for batch in micro]
+    total = torch.zeros((), dtype=torch.float32, device=device)
+    for batch, n in zip(micro, items, strict=True):
+        ask = partial(run.task.outputs, model, batch, device)
+        loss = run.task.loss(*regularizers.outputs(ask, batch))
+        extra = [term for term in (run.adapters.penalty(), regularizers.penalty()) if term is not None]
+        share = n / sum(items)
+        if trained:
+            whole = sum(extra, start=loss)
+            (whole if len(micro) == 1 else share * whole).backward()
+        total += loss.detach() if len(micro) == 1 else share * loss.detach()
+    if trained:
+        regularizers.observe()
+    return total
 
 
 def evaluate(run: Run, split: EncodedSplit) -> dict[str, float]:

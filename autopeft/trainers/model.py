@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch import nn
@@ -70,28 +70,26 @@ def read_shape(spec: ModelSpec) -> ModelShape:
     Raises:
         ModelError: No such folder or hub model, no usable config.json, or an architecture that is not supported.
     """
-    config = read_config(spec)
-    base = _empty_base(spec, config)
+    base = build_empty(spec)
     try:
-        return measure(base, config, image_size=_image_size(spec) if reads_images(base) else None)
+        return measure(base, read_config(spec), image_size=_image_size(spec) if reads_images(base) else None)
     except ModelError as error:
         raise error.at(place_of(spec)) from None
 
 
-def is_transposed(spec: ModelSpec) -> bool:
-    """Whether the base keeps weights as [d_in, d_out] (GPT-2's `Conv1D`); reads no weights.
+def build_empty(spec: ModelSpec, kind: str | None = None, *, n_labels: int | None = None) -> PreTrainedModel:
+    """The model on the meta device, without weights: bare, or as `load_model` has it for the task `kind`.
 
     Raises:
         ModelError: As for `read_shape`.
     """
-    return any(isinstance(module, Conv1D) for module in _empty_base(spec, read_config(spec)).modules())
-
-
-def _empty_base(spec: ModelSpec, config: PretrainedConfig) -> PreTrainedModel:
-    """The bare base on the meta device."""
+    config = read_config(spec)
+    if n_labels is not None:
+        config.num_labels = n_labels
+    make = _bare if kind is None else AUTO_CLASSES[kind].from_config
     with quiet(), torch.device("meta"):
         return attempt(
-            lambda: _bare(config, dtype=dtype_of(spec, config), **code_options(spec)),
+            lambda: make(config, dtype=dtype_of(spec, config), **code_options(spec)),
             place=place_of(spec),
             hint="use a transformer encoder or decoder that transformers' AutoModel can build; set attention to sdpa"
             " or eager",
@@ -118,6 +116,15 @@ def _image_size(spec: ModelSpec) -> tuple[int, int] | None:
         return None
 
 
+def is_transposed(spec: ModelSpec) -> bool:
+    """Whether the base keeps weights as [d_in, d_out] (GPT-2's `Conv1D`); reads no weights.
+
+    Raises:
+        ModelError: As for `read_shape`.
+    """
+    return any(isinstance(module, Conv1D) for module in build_empty(spec).modules())
+
+
 def load_model(spec: ModelSpec, *, kind: str, n_labels: int | None) -> LoadedModel:
     """Load tokenizer or image processor and weights, put the task's head on, freeze all but the head.
 
@@ -142,11 +149,11 @@ def load_model(spec: ModelSpec, *, kind: str, n_labels: int | None) -> LoadedMod
         for config in (model.config, model.config.get_text_config()):
             config.pad_token_id = tokenizer.pad_token_id
     if kind == SEQUENCES:
-        _settle_decoder_start(model, place=place_of(spec))
+        settle_decoder_start(model, place=place_of(spec))
     model.requires_grad_(False).eval()
-    head_names = () if kind in LANGUAGE else _head_names(model, missing, place=place_of(spec))
+    head_names = () if kind in LANGUAGE else head_modules(model, missing, place=place_of(spec))
     for name in head_names:
-        _make_trainable(model.get_submodule(name))
+        make_trainable(model.get_submodule(name))
     return LoadedModel(
         spec=spec, kind=kind, model=model, tokenizer=tokenizer, reader=reader, shape=shape, head_names=head_names
     )
@@ -193,7 +200,7 @@ def decoder_inputs(model: PreTrainedModel, labels_BS: torch.Tensor) -> torch.Ten
     return read_BS.masked_fill_(read_BS == -100, model.config.pad_token_id)
 
 
-def _settle_decoder_start(model: PreTrainedModel, *, place: str) -> None:
+def settle_decoder_start(model: PreTrainedModel, *, place: str) -> None:
     """Put the token that a decoder begins with where its rule looks for it.
 
     Raises:
@@ -209,7 +216,7 @@ def _settle_decoder_start(model: PreTrainedModel, *, place: str) -> None:
     model.config.decoder_start_token_id = start
 
 
-def head_parameters(loaded: LoadedModel) -> dict[str, nn.Parameter]:
+def head_parameters(loaded: "HasHead") -> dict[str, nn.Parameter]:
     """The head's parameters by their names in the model, in a stable order."""
     return {
         f"{name}.{inner}": parameter
@@ -269,7 +276,17 @@ def name_labels(config: PretrainedConfig, kind: str, labels: object) -> None:
         config.problem_type = "regression"
 
 
-def set_training(loaded: LoadedModel, *, training: bool) -> None:
+class HasHead(Protocol):
+    """A loaded model, or one that is only described."""
+
+    @property
+    def model(self) -> PreTrainedModel: ...
+
+    @property
+    def head_names(self) -> tuple[str, ...]: ...
+
+
+def set_training(loaded: HasHead, *, training: bool) -> None:
     """Turn the head's dropout on or off; the frozen base stays in eval mode either way."""
     loaded.model.eval()
     for name, child in loaded.model.named_children():
@@ -316,7 +333,7 @@ def _load_weights(spec: ModelSpec, *, kind: str, n_labels: int | None) -> tuple[
     return model, missing | mismatched
 
 
-def _head_names(model: PreTrainedModel, missing: set[str], *, place: str) -> tuple[str, ...]:
+def head_modules(model: PreTrainedModel, missing: set[str], *, place: str) -> tuple[str, ...]:
     """Children beside the base that have parameters, and parts of the base that are new.
 
     Raises:
@@ -339,7 +356,7 @@ def _is_body(part: nn.Module) -> bool:
     return any(isinstance(module, (nn.Embedding, nn.ModuleList, nn.Conv2d)) for module in part.modules())
 
 
-def _make_trainable(head: nn.Module) -> None:
+def make_trainable(head: nn.Module) -> None:
     """fp32 parameters with gradients; the input of the head is cast to fp32 on its way in."""
     head.float().requires_grad_(True)
 

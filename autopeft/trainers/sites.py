@@ -200,6 +200,14 @@ def _part(base: PreTrainedModel, name: str) -> tuple[str, nn.ModuleList]:
     return layer_list(part)
 
 
+def without_cache(model: PreTrainedModel) -> None:
+    """Make every part of `model` keep no keys and values for generation: a training step has no use for them."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if isinstance(config, PretrainedConfig):
+            config.use_cache = False
+
+
 def attention_of(layer: nn.Module, sites: tuple[Site, ...]) -> nn.Module | None:
     """The module that runs attention in `layer`: the parent of its key (or fused) projection; None without one."""
     for site in sites:

@@ -10,7 +10,6 @@ import numpy as np
 
 from autopeft.errors import SpecError
 from autopeft.objectives.measurement import Measurement
-from autopeft.objectives.memory import predict_memory
 from autopeft.objectives.objective import METRICS, Direction
 from autopeft.objectives.parameters import count_parameters
 from autopeft.spaces.configuration import Configuration
@@ -33,6 +32,10 @@ LEARNING_RATE = 2e-3
 _BATCH_SIZE = 32
 _LENGTH = 64
 _ROWS = 1000
+_KEPT = 12
+"""Values of the hidden width that a layer keeps of each token, from the lowest adapted layer on."""
+_STATE = 4
+"""Numbers that come with each trained one, itself among them."""
 
 
 @final
@@ -40,8 +43,9 @@ class SyntheticTrainer(AbstractTrainer):
     """Scores configurations by a formula.
 
     Every layer saturates in the parameters it is given, later layers weigh more, and the learning rate has one optimum:
-    quality = learning-rate factor * sum over layers of weight * (1 - exp(-capacity)). Parameters and memory are those
-    of the real objectives, so the front trades them against the metric as a real one does.
+    quality = learning-rate factor * sum over layers of weight * (1 - exp(-capacity)). Parameters are those
+    of the real objective and memory grows with them and with the depth of the lowest adapted layer, so the front trades
+    them against the metric as a real one does.
 
     Args:
         shape: The base model that configurations are for.
@@ -142,7 +146,8 @@ class SyntheticTrainer(AbstractTrainer):
         value = self.value(configuration, seed=seed, draw=epoch, epoch=epoch)
         loss = 1.0 - self.quality(configuration) * (1.0 - 0.5**epoch)
         depth = self._shape.n_layers - min(configuration.adapted_layers, default=self._shape.n_layers)
-        memory = predict_memory(self._shape, configuration, batch_size=_BATCH_SIZE, length=_LENGTH, n_labels=2)
+        parameters = count_parameters(configuration, self._shape).total
+        kept = depth * _KEPT * self._shape.hidden_size * _BATCH_SIZE * _LENGTH
         return Measurement(
             epoch=epoch,
             metrics={self._metric: value, "loss": loss},
@@ -150,8 +155,8 @@ class SyntheticTrainer(AbstractTrainer):
             train_seconds=epoch * (1.0 + depth / self._shape.n_layers),
             evaluation_seconds=0.1 * epoch,
             tokens=epoch * _ROWS * _LENGTH,
-            peak_bytes=memory.total,
-            parameters=memory.adapters // 4,
+            peak_bytes=4 * (self._shape.base_parameters + _STATE * parameters + kept),
+            parameters=parameters,
             head_parameters=2 * (self._shape.hidden_size + 1),
         )
 

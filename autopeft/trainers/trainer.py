@@ -27,6 +27,7 @@ from autopeft.trainers.precision import fit_model
 from autopeft.trainers.rows import Split
 from autopeft.trainers.saved import read_adapter, save_adapter
 from autopeft.trainers.scores import Scores
+from autopeft.trainers.sites import without_cache
 from autopeft.trainers.task import load_task, read_split, resolve_task, tokenize_split
 from autopeft.trainers.tokens import cache_folder
 
@@ -108,7 +109,7 @@ class Trainer(AbstractTrainer):
             n_labels = self._task.n_labels(self.splits.classes)
             loaded = load_model(self._model, kind=self._spec.kind, n_labels=n_labels)
             loaded.model.to(device=self._device)  # type: ignore[arg-type]  # transformers wraps Module.to without its types
-            loaded.model.config.use_cache = False
+            without_cache(loaded.model)
             self._loaded = loaded
         return self._loaded
 

@@ -1,15 +1,10 @@
-import random
+"""The arithmetic of peaks, by hand; what is traced is tested in tests/trainers/test_forecast.py."""
+
 from dataclasses import replace
-from itertools import pairwise
-from pathlib import Path
 
-import numpy as np
-import pytest
-
-from autopeft.objectives.memory import predict_memory
-from autopeft.spaces.configuration import Configuration, MethodSetting
+from autopeft.objectives.memory import FrameTrace, LayerTrace, Resident, Setup, live_peak, saved_peak
 from autopeft.spaces.model_shape import ModelShape, Role, Site
-from tests.configurations import configuration, setting
+from tests.configurations import configuration
 
 
 def bert_shape(*, n_layers: int = 4, hidden: int = 32, heads: int = 4) -> ModelShape:
@@ -39,156 +34,78 @@ def bert_shape(*, n_layers: int = 4, hidden: int = 32, heads: int = 4) -> ModelS
     )
 
 
-SHAPE = bert_shape()
-BATCH = {"batch_size": 8, "length": 40, "n_labels": 2}
-
-
-def lora(layers: tuple[int, ...], rank: int = 4, targets: tuple[str, ...] = ("attention.self.query",)) -> Configuration:
-    return configuration(setting("lora", layers, rank=rank, targets=targets, alpha=16.0, dropout=0.0))
-
-
-def test_a_step_with_one_map_adapted_equals_a_hand_count() -> None:
-    n, h, t, heads = 8 * 40, 32, 40, 4
-    breakdown = predict_memory(SHAPE, lora((3,)), **BATCH)
-    kept = {
-        "input of the factor A": n * h,
-        "rank activations": n * 4,
-        "query, key, value and output of attention": 4 * n * h,
-        "log-sum of each row and head": n * heads,
-        "mask": n * t,
-        "sums before two norms, and their scales": 2 * (n * h + 2 * n),
-        "input of the activation": n * 4 * h,
-        "head": 8 * (2 * h + 2),
-    }
-    trained = 4 * (h + h) + 2 * (h + 1)
-    assert breakdown.activations == 4 * sum(kept.values())
-    assert breakdown.adapters == 4 * 4 * (h + h)
-    assert breakdown.gradients == 4 * trained
-    assert breakdown.optimizer == 8 * trained
-    assert breakdown.weights == 4 * (SHAPE.base_parameters + 2 * (h + 1))
-    assert breakdown.workspace == 0
-    parts = breakdown.to_json()
-    assert parts.pop("total") == sum(parts.values()) == breakdown.total
-
-
-def test_only_layers_above_the_lowest_adapted_one_keep_activations() -> None:
-    kept = [predict_memory(SHAPE, lora((layer,)), **BATCH).activations for layer in range(4)]
-    steps = [low - high for low, high in pairwise(kept)]
-    assert all(step > 0 for step in steps)
-    assert len(set(steps)) == 1, "a whole layer each"
-
-
-def test_maps_that_share_an_input_keep_it_once() -> None:
-    one = predict_memory(SHAPE, lora((3,)), **BATCH).activations
-    two = predict_memory(SHAPE, lora((3,), targets=("attention.self.query", "attention.self.value")), **BATCH)
-    assert two.activations - one == 4 * 8 * 40 * 4, "the second map's rank activations alone"
-
-
-def test_the_configuration_s_batch_size_goes_first() -> None:
-    small = replace(lora((0,)), training=(("batch_size", 2),))
-    assert (
-        predict_memory(SHAPE, small, **BATCH).activations * 4 == predict_memory(SHAPE, lora((0,)), **BATCH).activations
-    )
-
-
-def test_half_precision_halves_weights_and_most_activations() -> None:
-    full = predict_memory(SHAPE, lora((0,)), **BATCH)
-    half = predict_memory(replace(SHAPE, dtype="bfloat16"), lora((0,)), **BATCH)
-    assert half == predict_memory(SHAPE, lora((0,)), **BATCH, precision_bytes=2)
-    assert half.weights < 0.52 * full.weights
-    assert 0.5 < half.activations / full.activations < 0.6
-    assert half.adapters == full.adapters, "masters stay in float32"
-
-
-def test_eager_attention_grows_with_the_square_of_the_length() -> None:
-    eager = replace(SHAPE, attention="eager")
-    extra = [
-        predict_memory(eager, lora((3,)), batch_size=8, length=length, n_labels=2).activations
-        - predict_memory(SHAPE, lora((3,)), batch_size=8, length=length, n_labels=2).activations
-        for length in (100, 200, 400)
-    ]
-    assert 3.5 < (extra[2] - extra[1]) / (extra[1] - extra[0]) < 4.5
-
-
-def test_language_modelling_keeps_log_probabilities_and_an_untied_head() -> None:
-    decoder = replace(SHAPE, causal=True, family="gpt2")
-    breakdown = predict_memory(decoder, lora((3,)), batch_size=2, length=11, n_labels=None)
-    classify = predict_memory(decoder, lora((3,)), batch_size=2, length=11, n_labels=2)
-    assert breakdown.activations - classify.activations == 20 * (4 * 100 + 16) - 4 * (22 * 32 + 2 * (2 * 32 + 2))
-    untied = predict_memory(decoder, lora((3,)), batch_size=2, length=11, n_labels=None, tied_head=False)
-    assert untied.weights - breakdown.weights == 4 * 100 * 32
-
-
-def test_nothing_is_trained_without_adapters_and_head() -> None:
-    decoder = replace(SHAPE, causal=True, family="gpt2")
-    breakdown = predict_memory(decoder, configuration(), batch_size=2, length=11, n_labels=None)
-    assert breakdown.total == breakdown.weights
-
-
-def test_workspace_is_added_when_asked() -> None:
-    assert predict_memory(SHAPE, lora((0,)), **BATCH, workspace=True).workspace == 4 * 8 * 40 * 2 * 128
-
-
-METHODS = ("lora", "parallel_adapter", "prefix_tuning", "serial_adapter")
-
-
-def random_configuration(shape: ModelShape, chance: random.Random, methods: tuple[str, ...] = METHODS) -> Configuration:
-    """Each method on a random half of the layers, sizes by layer."""
-    rows: list[MethodSetting] = []
-    for method in methods:
-        layers = tuple(layer for layer in range(shape.n_layers) if chance.random() < 0.5)
-        if not layers or chance.random() < 0.4:
-            continue
-        sizes = [chance.choice((1, 2, 4, 8, 16)) for _ in layers]
-        if method == "lora":
-            names = [site.name for site in shape.layers[0] if site.role is not Role.OTHER]
-            targets = tuple(name for name in names if chance.random() < 0.5) or (names[0],)
-            dropout = chance.choice((0.0, 0.1))
-            rows.append(setting(method, layers, rank=sizes, targets=targets, alpha=16.0, dropout=dropout))
-        elif method == "prefix_tuning":
-            rows.append(setting(method, layers, length=sizes))
-        else:
-            activation = chance.choice(("relu", "gelu", "tanh", "silu"))
-            rows.append(setting(method, layers, bottleneck=sizes, activation=activation, scale=1.0))
-    return configuration(*rows)
-
-
-FAMILIES = (
-    "bert",
-    "roberta",
-    "distilbert",
-    "modernbert",
-    "llama",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gpt2",
-    "opt",
-    "gpt_neox",
+RESIDENT = Resident(weights=1000, adapters=10, gradients=10, optimizer=20)
+FRAME = FrameTrace(saved=70, before=5, peak=200, after=30)
+LAYER = LayerTrace(
+    saved=40,
+    saved_input=8,
+    saved_output=0,
+    shared=((1, 3),),
+    recomputed=0,
+    kept=50,
+    forward_peak=90,
+    backward_peak=120,
+    gradients=4,
+    tensors=2,
+    frozen=0,
+    frozen_once=0,
+    output_grad=True,
 )
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_prediction_equals_the_measured_peak(family: str, attention: str, dtype: str, tmp_path: Path) -> None:
-    from tests.trainers.measured_memory import measure_peak, open_model
+def test_what_is_saved_adds_up_and_shared_tensors_count_once() -> None:
+    found = saved_peak(RESIDENT, FRAME, [LAYER, LAYER])
+    assert found.activations == 2 * (40 + 8) + 3
+    assert found.logits == 70
+    assert found.total == 1000 + 10 + 10 + 20 + 99 + 70
+    parts = found.to_json()
+    assert parts.pop("total") == sum(parts.values()) == found.total
 
-    if (family, attention) == ("gemma2", "sdpa"):
-        pytest.skip("transformers runs Gemma 2 with eager attention only")
-    loaded = open_model(family, tmp_path, attention=attention, dtype=dtype)
-    chance = random.Random(0)
-    measured, predicted = [], []
-    while len(measured) < 8:
-        config = random_configuration(loaded.shape, chance)
-        if not config.methods:
-            continue
-        peak, head = measure_peak(loaded, config, batch_size=6, length=24)
-        measured.append(peak)
-        breakdown = predict_memory(loaded.shape, config, batch_size=6, length=24, n_labels=2, head_parameters=head)
-        predicted.append(breakdown.total)
-    errors = np.abs(np.array(predicted) / np.array(measured) - 1.0)
-    assert errors.mean() < 0.03
-    assert errors.max() < 0.1
-    order = np.argsort(measured)
-    assert np.corrcoef(np.argsort(order), np.argsort(np.argsort(predicted)))[0, 1] > 0.95
+
+def test_an_output_that_its_layer_and_the_next_one_keep_counts_once() -> None:
+    first = replace(LAYER, saved_output=8)
+    assert saved_peak(RESIDENT, FRAME, [first, LAYER]).activations == 40 + 8 + 8 + 40 + 3
+
+
+def test_a_second_pass_counts_while_the_layers_below_are_kept() -> None:
+    layer = replace(LAYER, saved=0, recomputed=100)
+    found = saved_peak(RESIDENT, FRAME, [layer, layer, layer])
+    assert found.activations == 3 + 3 * 8 + 100
+    assert found.logits == 0, "the head's part is gone by then"
+    short = saved_peak(RESIDENT, replace(FRAME, saved=500), [layer, layer])
+    assert (short.activations, short.logits) == (3 + 2 * 8, 500), "or the peak is before the backward pass"
+
+
+def test_the_peak_of_what_is_alive_is_at_the_head_or_in_a_layer() -> None:
+    head = live_peak(RESIDENT, FRAME, [LAYER, LAYER])
+    assert head.total == 1000 + 10 + 20 + 2 * 50 + 200
+    assert (head.activations, head.logits, head.gradients, head.workspace) == (100, 70, 0, 130)
+    small = replace(FRAME, saved=1, peak=2)
+    top = live_peak(RESIDENT, small, [LAYER, LAYER])
+    assert top.total == 1030 + 30 + 50 + 120, "the last layer's backward pass"
+    low = live_peak(RESIDENT, small, [replace(LAYER, backward_peak=500), LAYER])
+    assert low.total == 1030 + 30 + 500 + 4, "with the upper layer's gradients"
+    assert low.gradients == 4
+
+
+def test_all_gradients_or_scoring_may_be_the_most() -> None:
+    wide = replace(RESIDENT, gradients=5000)
+    assert live_peak(wide, FRAME, [LAYER]).gradients == 5000
+    scored = live_peak(RESIDENT, FRAME, [LAYER], evaluation=9000, context=7)
+    assert scored.total == 1030 + 9000 + 7
+    assert scored.measurable == scored.total - 7
+    assert scored.workspace == 9000
+
+
+def test_a_configuration_s_own_settings_go_first() -> None:
+    setup = Setup(batch_size=8, length=16, sequences=3)
+    own = setup.of(configuration(batch_size=6, optimizer="lora_fa", accumulation=4))
+    assert (own.batch_size, own.optimizer, own.accumulation) == (6, "lora_fa", 4)
+    assert own.rows == 3 * 2, "micro-batches of two rows, three sequences each"
+    assert setup.rows == 24
+
+
+def test_nothing_is_kept_without_layers() -> None:
+    empty = FrameTrace(saved=0, before=0, peak=0, after=0)
+    idle = Resident(weights=9, adapters=0, gradients=0, optimizer=0)
+    assert saved_peak(idle, empty, []).total == live_peak(idle, empty, []).total == 9

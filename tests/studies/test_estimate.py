@@ -1,17 +1,20 @@
 """What a configuration costs, told from a model's configuration alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from autopeft import cli
-from autopeft.errors import NotFoundError, SpecError
+from autopeft.errors import ConfigurationError, NotFoundError, SpaceError, SpecError
+from autopeft.objectives.memory import MemoryBreakdown
 from autopeft.spaces.methods import METHODS
-from autopeft.studies.estimate import estimate, read_configuration_file
+from autopeft.studies.estimate import KINDS, Conditions, estimate, largest_batch, read_configuration_file
 from autopeft.studies.method_list import method_row, method_rows
 from autopeft.trainers.job import ModelSpec
 from autopeft.trainers.model import read_shape
+from autopeft.trainers.task import TASKS
 from tests.models import MODELS
 
 
@@ -25,7 +28,7 @@ def model(tmp_path: Path) -> Path:
 def test_parameters_are_exact_and_memory_adds_up(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "configuration.yaml"
     file.write_text("lora: {rank: [4, 0, 2], targets: [q_proj]}\n")
-    found = estimate(str(model), file, batch_size=8, sequence_length=16)
+    found = estimate(str(model), file, Conditions(batch_size=8, sequence_length=16))
     sites = read_shape(ModelSpec(name=str(model))).layers[0]
     site = next(site for site in sites if site.name.endswith("q_proj"))
     assert found.parameters == 6 * (site.d_in + site.d_out)
@@ -37,14 +40,23 @@ def test_parameters_are_exact_and_memory_adds_up(model: Path, tmp_path: Path) ->
 def test_a_longer_batch_and_a_wider_dtype_cost_more(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "configuration.json"
     file.write_text(json.dumps({"lora": {"rank": 4}}))
-    small = estimate(str(model), file, batch_size=8, sequence_length=16, dtype="bfloat16").memory
-    assert estimate(str(model), file, batch_size=8, sequence_length=32, dtype="bfloat16").memory.total > small.total
-    assert estimate(str(model), file, batch_size=8, sequence_length=16, dtype="float32").memory.total > small.total
+
+    def total(**changes: object) -> int:
+        conditions = replace(Conditions(batch_size=8, sequence_length=16, dtype="bfloat16"), **changes)
+        return estimate(str(model), file, conditions).memory.total
+
+    assert total(sequence_length=32) > total()
+    assert total(dtype="float32") > total()
+    assert total(checkpointing=True) < total()
+    assert total(device="cpu") < total()
+    assert total(attention="eager", sequence_length=64) > total(attention="sdpa", sequence_length=64)
 
 
 def test_an_unknown_dtype_is_named(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="--device: got 'tpu'; allowed: cuda, cpu"):
+        estimate(str(model), tmp_path / "a.yaml", Conditions(device="tpu"))
     with pytest.raises(SpecError, match="--dtype: got 'int3'; allowed: float32"):
-        estimate(str(model), tmp_path / "a.yaml", batch_size=8, sequence_length=16, dtype="int3")
+        estimate(str(model), tmp_path / "a.yaml", Conditions(dtype="int3"))
 
 
 def test_json_files_hold_a_mapping_or_an_exported_one(tmp_path: Path) -> None:
@@ -59,20 +71,71 @@ def test_json_files_hold_a_mapping_or_an_exported_one(tmp_path: Path) -> None:
         read_configuration_file(file)
 
 
-def test_a_configuration_of_peft_counts_as_the_same_one_of_ours(model: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_peft_is_traced_as_peft_builds_it(model: Path, tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours.yaml", tmp_path / "adapter_config.json"
     ours.write_text("lora: {rank: 4, targets: [q_proj, v_proj]}\n")
     theirs.write_text(json.dumps({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"]}))
-    first, second = (estimate(str(model), file, batch_size=8, sequence_length=16) for file in (ours, theirs))
-    assert first.to_json() == second.to_json()
+    conditions = Conditions(batch_size=8, sequence_length=16, dtype="bfloat16", device="cpu")
+    first, second = (estimate(str(model), file, conditions) for file in (ours, theirs))
+    assert first.parameters == second.parameters
+    assert first.memory.weights == second.memory.weights
+    assert first.memory.adapters == second.memory.adapters
+    shape = read_shape(ModelSpec(name=str(model)))
+    copies = shape.n_layers * 2 * 4 * 8 * 16 * shape.hidden_size
+    more = second.memory.activations - first.memory.activations
+    assert 0.5 * copies < more < 1.5 * copies, "peft keeps a float32 copy of the input for each map"
+    assert second.described == "LORA"
 
 
-def test_a_prompt_of_peft_is_counted_exactly(model: Path, tmp_path: Path) -> None:
+def test_a_prompt_of_peft_is_traced_with_its_tokens(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5, "task_type": "CAUSAL_LM"}))
-    found = estimate(str(model), file, batch_size=8, sequence_length=16)
+    found = estimate(str(model), file, Conditions(batch_size=8, sequence_length=16))
+    longer = estimate(str(model), file, Conditions(batch_size=8, sequence_length=21))
     assert found.parameters == 5 * read_shape(ModelSpec(name=str(model))).hidden_size
-    assert found.described.startswith("PROMPT_TUNING, its activations as those of prefix")
+    assert longer.memory.activations / found.memory.activations == pytest.approx(26 / 21, rel=0.1)
+
+
+def test_an_adapter_that_peft_cannot_put_on_the_model_is_one_message(model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps({"peft_type": "LORA", "r": 0, "target_modules": ["q_proj"]}))
+    with pytest.raises(ConfigurationError, match="peft_type LORA: its memory cannot be told: `r` should be a positive"):
+        estimate(str(model), file, Conditions(batch_size=8, sequence_length=16))
+
+
+def test_the_largest_batch_that_fits_is_found(model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("lora: {rank: 4, targets: [q_proj]}\n")
+
+    def upper(rows: int) -> float:
+        memory = estimate(str(model), file, Conditions(batch_size=rows, sequence_length=16, device="cpu")).memory
+        return memory.context + 1.05 * memory.measurable
+
+    conditions = Conditions(sequence_length=16, device="cpu")
+    fit = estimate(str(model), file, conditions, fit="3 MiB").fit
+    assert fit is not None
+    assert upper(fit.batch_size) <= 3 * 2**20 < upper(fit.batch_size + 1)
+    assert fit.to_json() == {"capacity": 3 * 2**20, "batch_size": fit.batch_size}
+    with pytest.raises(SpaceError, match="--fit: got '3'; an amount of memory"):
+        estimate(str(model), file, conditions, fit="3")
+
+
+@pytest.mark.parametrize("bend", [0, 3, 50, 10**6])
+def test_the_search_for_a_batch_is_exact_on_a_bent_line(bend: int) -> None:
+    def price(rows: int | None) -> MemoryBreakdown:
+        assert rows is not None
+        kept = 100 * rows + 900 * max(0, rows - bend)
+        return MemoryBreakdown(
+            weights=1000, adapters=0, gradients=0, optimizer=0, activations=kept, logits=0, workspace=0, context=10
+        )
+
+    def upper(rows: int) -> float:
+        return 10 + 1.05 * price(rows).measurable
+
+    assert largest_batch(price, upper(1) - 1) == 0
+    for rows in (1, 2, 3, 47, 60, 999):
+        assert largest_batch(price, upper(rows)) == rows
+        assert largest_batch(price, upper(rows) + 50) == rows
 
 
 def test_every_method_is_listed_with_its_fields() -> None:
@@ -107,3 +170,7 @@ def test_the_verb_prints_an_estimate(
         cli.main()
     assert not caught.value.code
     assert set(json.loads(capsys.readouterr().out)) == {"parameters", "base_parameters", "memory"}
+
+
+def test_every_kind_of_task_can_be_named() -> None:
+    assert set(KINDS) == set(TASKS)

@@ -3,6 +3,7 @@
 import json
 import random
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,9 @@ import transformers
 import autopeft
 from autopeft import cli
 from autopeft.errors import ModelError, SpecError
-from autopeft.objectives.memory import predict_memory
 from autopeft.studies.bind import bind_study
 from autopeft.studies.content import content_of
-from autopeft.studies.estimate import estimate
+from autopeft.studies.estimate import Conditions, estimate
 from autopeft.studies.load import load_spec
 from autopeft.studies.notes import study_note
 from autopeft.studies.session import study_info
@@ -94,8 +94,10 @@ def test_choices_take_memory_each(tmp_path: Path) -> None:
     space = bound.space
     one = next(iter(space.configurations()))
     assert len(bound.data.classes) == 3
-    as_rows = predict_memory(space.shape, one, batch_size=3 * 16, length=16, n_labels=1)
-    assert space.predicted(one)["memory"] == as_rows.total
+    memory = space.predicted(one)["memory"]
+    half = space.predicted(replace(one, training=(*one.training, ("batch_size", 8))))["memory"]
+    tokens, width = 8 * 3 * 16, space.shape.hidden_size
+    assert memory - half > 4 * tokens * width, "three sequences of 16 tokens a row"
 
 
 def test_density_is_measured_when_it_is_an_objective(tmp_path: Path) -> None:
@@ -194,8 +196,10 @@ def test_the_memory_of_images_goes_by_their_patches(tmp_path: Path) -> None:
     space = bind_study(load_spec(tmp_path / "study.yaml")).space
     one = next(iter(space.configurations()))
     assert space.shape.image is not None
-    predicted = predict_memory(space.shape, one, batch_size=16, length=space.shape.image.n_tokens, n_labels=2)
-    assert space.predicted(one)["memory"] == predicted.total
+    memory = space.predicted(one)["memory"]
+    half = space.predicted(replace(one, training=(*one.training, ("batch_size", 8))))["memory"]
+    tokens, width = 8 * space.shape.image.n_tokens, space.shape.hidden_size
+    assert memory - half > 4 * tokens * width, "a patch is a token"
 
 
 def test_an_estimate_for_images_goes_by_their_patches(tmp_path: Path) -> None:
@@ -205,7 +209,7 @@ def test_an_estimate_for_images_goes_by_their_patches(tmp_path: Path) -> None:
             file.unlink()
     (tmp_path / "c.yaml").write_text("lora: {rank: 4}\n")
     found = [
-        estimate(str(tmp_path / "model"), tmp_path / "c.yaml", batch_size=4, sequence_length=length)
+        estimate(str(tmp_path / "model"), tmp_path / "c.yaml", Conditions(batch_size=4, sequence_length=length))
         for length in (10, 500)
     ]
     assert found[0] == found[1]

@@ -8,6 +8,9 @@ import torch
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.model_shape import ImageInput
 from autopeft.trainers.batches import Batch
+from autopeft.trainers.checkpointing import CheckpointedLayers
+from autopeft.trainers.described import describe_model
+from autopeft.trainers.forecast import MemoryForecast
 from autopeft.trainers.inject import inject
 from autopeft.trainers.job import ModelSpec, TrainingSettings
 from autopeft.trainers.kinds import CLASSIFICATION, IMAGES
@@ -15,6 +18,7 @@ from autopeft.trainers.meter import MemoryMeter
 from autopeft.trainers.model import LoadedModel, head_parameters, load_model, set_training
 from autopeft.trainers.optimizers import make_optimizer
 from autopeft.trainers.pixels import ImageBatch
+from autopeft.trainers.sites import layers_of, without_cache
 from autopeft.trainers.task import TASKS
 from tests.models import IMAGE_MODELS, save_model
 
@@ -23,8 +27,14 @@ def open_model(family: str, folder: Path, *, attention: str, dtype: str) -> Load
     """A tiny model with a head of two classes."""
     spec = ModelSpec(name=str(save_model(family, folder)), attention=attention, dtype=dtype)
     loaded = load_model(spec, kind=IMAGES if family in IMAGE_MODELS else CLASSIFICATION, n_labels=2)
-    loaded.model.config.use_cache = False
+    without_cache(loaded.model)
     return loaded
+
+
+def forecast_of(loaded: LoadedModel, *, device: str = "cpu") -> MemoryForecast:
+    """Predicts for the model that `open_model` gave, from its configuration alone."""
+    described = describe_model(loaded.spec, kind=loaded.kind, n_labels=2)
+    return MemoryForecast(described, TASKS[loaded.kind][0], device=device)
 
 
 def text_batch(loaded: LoadedModel, batch_size: int, length: int) -> Batch:
@@ -60,15 +70,18 @@ def measure_peak(
     batch_size: int,
     length: int,
     settings: TrainingSettings | None = None,
-) -> tuple[int, int]:
-    """(peak bytes of one step, parameters of the head)."""
+) -> int:
+    """Peak bytes of one step."""
     batch = (
         image_batch(loaded.shape.image, batch_size) if loaded.shape.image else text_batch(loaded, batch_size, length)
     )
     adapters = inject(loaded.model, loaded.shape, configuration, seed=0)
     head = head_parameters(loaded)
-    optimizer = make_optimizer([*adapters.named_parameters(), *head.items()], settings or TrainingSettings())
-    meter = MemoryMeter(device=torch.device("cpu"), modules=(loaded.model, adapters))
+    settings = settings or TrainingSettings()
+    optimizer = make_optimizer([*adapters.named_parameters(), *head.items()], settings)
+    layers = list(layers_of(loaded.model.base_model, loaded.shape))
+    checkpoints = CheckpointedLayers(layers) if settings.checkpointing else None
+    meter = MemoryMeter(device=torch.device("cpu"), modules=(loaded.model, adapters), checkpoints=checkpoints)
     meter.start()
     set_training(loaded, training=True)
     adapters.train()
@@ -82,5 +95,7 @@ def measure_peak(
         peak = meter.peak_bytes(optimizer)
         optimizer.zero_grad()
     finally:
+        if checkpoints is not None:
+            checkpoints.remove()
         adapters.remove()
-    return peak, sum(parameter.numel() for parameter in head.values())
+    return peak

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from autopeft.errors import DataError, ModelError, SpecError
-from autopeft.objectives.memory import predict_memory
+from autopeft.objectives.memory import Setup
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.trainers.image_tasks import IMAGES, pixel_values
@@ -26,7 +26,7 @@ from autopeft.trainers.trainer import Trainer
 from tests.configurations import configuration, setting
 from tests.images import CLASSES, rows_of, write_folder, write_table
 from tests.models import EVERY, IMAGE_MODELS, IMAGE_SIZE, save_model
-from tests.trainers.measured_memory import image_batch
+from tests.trainers.measured_memory import forecast_of, image_batch
 
 SETTINGS = TrainingSettings(batch_size=16, evaluation_batch_size=32, learning_rate=1e-2, precision="float32")
 LORA = configuration(setting("lora", (0, 1, 2), rank=4, targets=EVERY["vit"].query_value, alpha=16.0))
@@ -80,8 +80,8 @@ def test_tokens_and_memory_are_those_of_the_patches(tmp_path: Path) -> None:
     assert isinstance(split, PixelSplit)
     n_tokens = (IMAGE_SIZE // 4) ** 2 + 1
     assert found["tokens"] == 2 * n_tokens * len(one.splits.train)
-    predicted = predict_memory(one.shape, LORA, batch_size=16, length=n_tokens, n_labels=2).total
-    assert predicted == pytest.approx(found["peak"], rel=0.05)
+    forecast = forecast_of(one.loaded)
+    assert forecast.predict(LORA, Setup(batch_size=16, length=n_tokens)).total == found["peak"]
 
 
 def test_what_the_model_is_given_is_what_its_processor_gives(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import gc
 import torch
 from torch import nn
 
-from autopeft.trainers.meter import MemoryMeter, SavedTensorMeter, parameter_bytes, state_bytes
+from autopeft.trainers.meter import MemoryMeter, SavedTensorMeter, buffer_bytes, held_bytes, state_bytes
 
 FLOAT = 4
 N, D_IN, D_HIDDEN = 7, 5, 11
@@ -60,11 +60,12 @@ def test_results_are_the_same_with_the_meter_on() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))  # type: ignore[arg-type]
 
 
-def test_shared_parameters_count_once_and_buffers_not() -> None:
+def test_shared_parameters_and_buffers_count_once() -> None:
     first, second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
     second.weight = first.weight
     first.register_buffer("table", torch.zeros(100))
-    assert parameter_bytes([first, second, first]) == FLOAT * 9
+    assert held_bytes([first, second, first]) == FLOAT * (9 + 100)
+    assert buffer_bytes([first, second]) == FLOAT * 100
 
 
 def test_the_peak_is_parameters_gradients_state_and_saved_tensors() -> None:

@@ -1,6 +1,5 @@
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from autopeft.objectives.memory import predict_memory
+from autopeft.objectives.memory import Setup
 from autopeft.spaces.configuration import FieldValue
 from autopeft.spaces.factors import FACTORED, first_factor_parameters
 from autopeft.spaces.methods import METHODS
@@ -21,7 +20,7 @@ from autopeft.trainers.sites import measure
 from tests.configurations import configuration, setting
 from tests.models import MODELS, build_base
 from tests.trainers import support
-from tests.trainers.measured_memory import measure_peak, open_model
+from tests.trainers.measured_memory import forecast_of, measure_peak, open_model
 
 QUERY_VALUE = MODELS["bert"].query_value
 SETTINGS = TrainingSettings(learning_rate=0.1, weight_decay=0.3)
@@ -123,15 +122,15 @@ def test_memory_without_trained_first_factors_is_predicted_and_lower(
     dtype: str, dropout: float, tmp_path: Path
 ) -> None:
     loaded = open_model("bert", tmp_path, attention="sdpa", dtype=dtype)
+    forecast = forecast_of(loaded)
     lora = setting("lora", (0, 2), rank=4, targets=QUERY_VALUE, dropout=dropout)
     peaks: list[int] = []
     for name in ("adamw", "lora_fa"):
         settings = TrainingSettings(optimizer=name)
-        peak, head = measure_peak(loaded, configuration(lora), batch_size=6, length=24, settings=settings)
-        predict = partial(predict_memory, loaded.shape, batch_size=6, length=24, n_labels=2, head_parameters=head)
-        predicted = predict(configuration(lora), optimizer=name)
-        assert predicted == predict(configuration(lora, optimizer=name))
-        assert predicted.total == pytest.approx(peak, rel=0.01)
+        peak = measure_peak(loaded, configuration(lora), batch_size=6, length=24, settings=settings)
+        predicted = forecast.predict(configuration(lora), Setup(batch_size=6, length=24, optimizer=name))
+        assert predicted == forecast.predict(configuration(lora, optimizer=name), Setup(batch_size=6, length=24))
+        assert predicted.total == peak
         peaks.append(peak)
     assert peaks[1] < peaks[0]
 

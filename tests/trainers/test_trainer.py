@@ -299,3 +299,38 @@ def test_biases_and_vectors_are_not_decayed() -> None:
     optimizer = make_optimizer(list(layer.named_parameters()), replace(SETTINGS, weight_decay=0.1))
     decays = {tuple(p.shape): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decays == {(3, 3): 0.1, (3,): 0.0}
+
+
+def test_checkpointing_gives_the_same_losses_for_less_memory(tmp_path: Path) -> None:
+    found: list[list[float]] = []
+    peaks: list[int] = []
+    for checkpointing in (False, True):
+        settings = replace(SETTINGS, checkpointing=checkpointing)
+        one = support.trainer(tmp_path, support.classification(tmp_path), settings=settings)
+        reports = list(one.run(job(LORA)))
+        found.append(losses(reports))
+        peaks += [row.measurement.peak_bytes for row in reports if row.measurement is not None]
+    assert found[0] == found[1], "dropout is the same in the second pass"
+    assert peaks[2] < 0.8 * peaks[0]
+
+
+def test_a_batch_in_parts_gives_the_same_losses_for_less_memory(tmp_path: Path) -> None:
+    lora = configuration(setting("lora", (0, 1, 2), rank=4, targets=("attn.c_attn",), alpha=16.0, dropout=0.0))
+    found: list[list[float]] = []
+    peaks: list[int] = []
+    for parts in (1, 5):
+        settings = replace(SETTINGS, accumulation=parts)
+        task = support.language(tmp_path, text=("prompt", "completion"))
+        reports = list(support.trainer(tmp_path, task, model="gpt2", settings=settings).run(job(lora)))
+        found.append(losses(reports))
+        peaks += [row.measurement.peak_bytes for row in reports if row.measurement is not None]
+    assert found[1] == pytest.approx(found[0], rel=1e-5), "each part weighs as many tokens as it has targets"
+    assert peaks[2] < 0.8 * peaks[0]
+
+
+@pytest.mark.parametrize("term", ["density", "ggpo_sigma"])
+def test_checkpointing_is_refused_beside_what_looks_into_the_layers(term: str) -> None:
+    with pytest.raises(SpecError, match=r"training.checkpointing: got True; allowed: false beside density and ggpo"):
+        check_settings(replace(SETTINGS, checkpointing=True, **{term: 0.1}))  # type: ignore[arg-type]  # a weight
+    with pytest.raises(SpecError, match=r"training.accumulation: got 0; allowed: 1 or more"):
+        check_settings(replace(SETTINGS, accumulation=0))

@@ -21,8 +21,9 @@ from torch.nn import functional
 from autopeft.errors import ModelError
 from autopeft.spaces.model_shape import Site
 from autopeft.trainers.adapters.adapter import LoraFactors, Placement
-from autopeft.trainers.adapters.frames import Cut, frame_of
+from autopeft.trainers.adapters.frames import Cut, Frame, frame_of, outline_of
 from autopeft.trainers.adapters.site_updates import AbstractSiteUpdate, SiteUpdates, in_layout
+from autopeft.trainers.fake import has_values
 from autopeft.trainers.sites import LinearLike
 
 _TOLERANCE: Final = 1e-2
@@ -74,6 +75,9 @@ class FramedSite(AbstractSiteUpdate):
         Raises:
             ModelError: The weight has no such frame, or not the one that the changes were trained in.
         """
+        if not has_values(linear.weight):
+            self._hold(outline_of(linear, self.rank, square_core=self.recipe.square_core))
+            return
         frame = frame_of(linear, self.recipe.cut, self.rank)
         found = _fingerprint(frame.left, frame.right)
         known = self.fingerprint.to(found)
@@ -84,6 +88,9 @@ class FramedSite(AbstractSiteUpdate):
                 "the base weight is not the one this adapter was trained on",
                 hint="load the base model in the dtype and revision of training",
             )
+        self._hold(frame)
+
+    def _hold(self, frame: Frame) -> None:
         device, dtype = self.core.device, self.core.dtype
         self.frame_left = frame.left.to(device, dtype)
         self.frame_core = frame.core.to(device, dtype)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from autopeft.errors import ModelError
-from autopeft.trainers.sites import Conv1D, LinearLike
+from autopeft.trainers.sites import Conv1D, LinearLike, linear_sizes
 
 Cut = Callable[[torch.Tensor, int], "Frame"]
 
@@ -99,12 +99,27 @@ def frame_of(linear: LinearLike, cut: Cut, rank: int) -> Frame:
     return Frame(left=frame.left.to(device), core=frame.core.to(device), right=frame.right.to(device))
 
 
+def outline_of(linear: LinearLike, rank: int, *, square_core: bool) -> Frame:
+    """A frame of the sizes that `frame_of` gives, for a weight that is only described."""
+    d_in, d_out = linear_sizes(linear)
+    kept = _kept_rank(rank, d_out, d_in)
+    blank = linear.weight.new_empty
+    core = blank((kept, kept) if square_core else kept, dtype=torch.float32)
+    left, right = blank(d_out, kept, dtype=torch.float32), blank(kept, d_in, dtype=torch.float32)
+    return Frame(left=left, core=core, right=right).narrow(rank)
+
+
+def _kept_rank(rank: int, d_out: int, d_in: int) -> int:
+    """The next power of two, as far as the map has it: the next adapter on it may want a little more."""
+    return min(1 << (rank - 1).bit_length(), d_out, d_in)
+
+
 @torch.no_grad()
 def _cut(linear: LinearLike, cut: Cut, rank: int) -> Frame:
     weight = matrix_of(linear).to(device="cpu", dtype=torch.float64)
     if not bool(weight.isfinite().all()):
         raise ModelError("the weight has values that are not finite", hint="check the base model's files")
-    generous = min(1 << (rank - 1).bit_length(), *weight.shape)
+    generous = _kept_rank(rank, *weight.shape)
     try:
         frame = cut(weight, generous)
     except ModelError:

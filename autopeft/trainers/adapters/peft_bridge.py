@@ -44,6 +44,7 @@ from autopeft.trainers.adapters.peft_build import (
 )
 from autopeft.trainers.adapters.site_facts import Need
 from autopeft.trainers.adapters.site_updates import AbstractSiteUpdate, SiteUpdates, in_layout
+from autopeft.trainers.fake import has_values
 from autopeft.trainers.sites import Conv1D, LinearLike
 
 _NESTED: Final[Mapping[str, type]] = {
@@ -120,6 +121,8 @@ class PeftSite(AbstractSiteUpdate):
     def derive(self, linear: LinearLike) -> None:
         self.view.shown = [linear]
         self._alone = not linear._forward_hooks
+        if not has_values(linear.weight):
+            return
         if self.needs is not None and self._fact is None:
             raise ModelError(
                 f"its initialisation starts from the {self.needs.kind} of training rows, which it was not told",
