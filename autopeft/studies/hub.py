@@ -65,7 +65,7 @@ def _translated(what: str) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     # Its own error is one of the HTTP library below, whose name changes between versions.
-    transport: tuple[type[Exception], ...] = (OfflineModeIsEnabled, *HfHubHTTPError.__bases__)
+    transport = cast("tuple[type[Exception], ...]", (OfflineModeIsEnabled, *HfHubHTTPError.__bases__))
     try:
         yield
     except LocalTokenNotFoundError:

@@ -60,11 +60,11 @@ class ImageReader:
                 hint="use a model whose image processor does only that",
             )
 
-    @property
     def save(self, folder: Path) -> None:
         """Write the image processor's own file."""
         self._processor.save_pretrained(folder)
 
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width of what it gives."""
         _, height, width = self.pixels(self._probe(64, 64)).shape

@@ -19,7 +19,7 @@ def check_merge(info: AdapterInfo) -> None:
 
 
 def write_merged(trainer: Trainer, source: Path, folder: Path) -> None:
-    """Write base, adapter and head as one model (`config.json`, `model.safetensors`), with what reads its inputs.
+    """Write base, adapter and head as one model, `config.json` and `model.safetensors`, with what reads its rows.
 
     Sums are taken in fp32 and rounded once to the dtype that the base was trained in. The trainer's own model is
     afterwards what it was.
