@@ -28,7 +28,8 @@ from tests.models import EVERY, IMAGE_MODELS, MODELS, SHORT, build_base, example
 Case = tuple[str, PreTrainedModel, ModelShape, Configuration]
 
 EXACT_IDENTITY = {
-    *("inttune", "ln_tuning", "loldu", "lora", "lora_group", "mola", "nlora", "parallel_adapter"),
+    *("adaption_prompt", "inttune", "ln_tuning", "loldu", "lora", "lora_group", "mola", "nlora"),
+    "parallel_adapter",
     *("s2_lora", "s2ft", "slora", "sorsa", "ssf", "svfit"),
     *(
         "adalora",
@@ -104,6 +105,8 @@ def applies(method: str, model: str) -> bool:
         return False
     if isinstance(METHODS[method], AbstractBridged):
         return model in PEFT_MODELS
+    if method == "adaption_prompt":
+        return EVERY[model].prefix and len(EVERY[model].query_value) == 2  # separate key and value maps
     return method != "prefix_tuning" or EVERY[model].prefix
 
 

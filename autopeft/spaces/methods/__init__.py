@@ -1,5 +1,6 @@
 """The table of PEFT methods: one file each, one row each."""
 
+from autopeft.spaces.methods.adaption_prompt import AdaptionPrompt
 from autopeft.spaces.methods.binary_adapter import BinaryAdapter
 from autopeft.spaces.methods.binary_lora import BinaryLora
 from autopeft.spaces.methods.dept import Dept
@@ -28,6 +29,7 @@ from autopeft.spaces.methods.ssf import Ssf
 from autopeft.spaces.methods.svfit import Svfit
 
 METHODS: dict[str, AbstractMethod] = {
+    "adaption_prompt": AdaptionPrompt(),
     "binary_adapter": BinaryAdapter(),
     "binary_lora": BinaryLora(),
     "dept": Dept(),

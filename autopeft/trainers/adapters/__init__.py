@@ -39,6 +39,7 @@ BUILDERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "parallel_adapter": ("parallel", "build_parallel"),
         "binary_adapter": ("binary", "build_binary_adapter"),
         "prefix_tuning": ("prefix", "build_prefix"),
+        "adaption_prompt": ("adaption_prompt", "build_adaption_prompt"),
     }
 )
 """Method name to (module, function), in the order in which methods act where several meet at one module.

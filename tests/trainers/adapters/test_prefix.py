@@ -141,7 +141,7 @@ def test_generation_with_a_cache_is_generation_without(name: str) -> None:
 def test_the_models_attention_comes_back_with_the_last_prefix(implementation: str) -> None:
     base = build_base("bert", attention=implementation)
     adapters = attach(base, {0: 1, 2: 1})
-    assert base.config._attn_implementation == f"autopeft_prefix_{implementation}"
+    assert base.config._attn_implementation == f"autopeft_attention_{implementation}"
     adapters.remove()
     assert base.config._attn_implementation == implementation
 
@@ -168,7 +168,7 @@ def test_attention_of_a_models_own_making_is_refused(name: str) -> None:
 def test_an_attention_implementation_without_masks_is_refused() -> None:
     base = build_base("bert")
     base.config._attn_implementation_internal = "flex_attention"
-    with pytest.raises(ModelError, match=r"attention implementation 'flex_attention' takes no prefix.*sdpa or eager"):
+    with pytest.raises(ModelError, match=r"implementation 'flex_attention' takes no rows beside .*sdpa or eager"):
         attach(base, {0: 1})
 
 
@@ -181,4 +181,4 @@ def test_heads_that_do_not_fit_the_projections_are_refused() -> None:
 
 def test_our_mask_functions_are_the_models_own() -> None:
     with attach(build_base("bert"), {0: 1}):
-        assert ALL_MASK_ATTENTION_FUNCTIONS["autopeft_prefix_sdpa"] is ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]
+        assert ALL_MASK_ATTENTION_FUNCTIONS["autopeft_attention_sdpa"] is ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]

@@ -1,0 +1,144 @@
+"""Methods inside attention, through transformers' attention interface.
+
+While one is attached, the model's configuration names an attention function of ours, which lets the adapters of a
+module act around the implementation that the model had. They get queries and keys after position encoding and after the
+key/value cache, so positions, masks of other layers and generation are untouched.
+
+Shapes: N batch, H heads, K key/value heads, Q queries, S keys, D head width.
+"""
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final, final
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from autopeft.errors import ModelError
+from autopeft.spaces.model_shape import ModelShape, Role
+from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle
+from autopeft.trainers.sites import attention_of, uses_attention_interface
+
+AttentionOutput = tuple[torch.Tensor, torch.Tensor | None]
+AttentionFunction = Callable[..., AttentionOutput]
+"""(module, query [N, H, Q, D], key [N, K, S, D], value, mask [N, 1, Q, S] or None, **options) to [N, Q, H, D]."""
+
+SUPPORTED: Final = ("sdpa", "eager")
+_NAME: Final = "autopeft_attention_"
+_SLOT: Final = "_autopeft_attention"
+
+
+class AbstractAttentionAdapter(AbstractAdapter, ABC):
+    """One method inside the attention of one layer."""
+
+    def __init__(self, shape: ModelShape, *, layer: int, method: str) -> None:
+        super().__init__()
+        self.shape = shape
+        self.layer = layer
+        self.method = method
+
+    @abstractmethod
+    def around(self, attend: AttentionFunction, *, fused: bool) -> AttentionFunction:
+        """`attend` with this adapter's part; `fused` when it may be causal without a mask, as SDPA is."""
+
+    def attach(self, model: PreTrainedModel, layer: nn.Module) -> list[Handle]:
+        attention = self._attention(layer)
+        _switch(model, attention, self.method)
+        attention.__dict__.setdefault(_SLOT, []).append(self)
+        return [_AttentionHandle(model, attention, self)]
+
+    def _attention(self, layer: nn.Module) -> nn.Module:
+        """The layer's attention module, checked to be one that can be acted on."""
+        hint = f"leave {self.method} out of the space for this model; the other methods work"
+        sites = self.shape.layers[self.layer]
+        attention = attention_of(layer, sites)
+        if attention is None or not uses_attention_interface(attention):
+            raise ModelError(
+                f"{self.method}: {self.shape.family} models compute attention in their own way,"
+                " not through transformers' attention interface",
+                hint=hint,
+            )
+        widths = {site.role: site.d_out for site in sites}
+        fused = (self.shape.n_heads + 2 * self.shape.n_kv_heads) * self.shape.head_dim
+        expected = {Role.KEY: self.shape.kv_size, Role.VALUE: self.shape.kv_size, Role.QUERY_KEY_VALUE: fused}
+        wrong = [(role, widths[role], width) for role, width in expected.items() if widths.get(role, width) != width]
+        if wrong:
+            role, got, width = wrong[0]
+            raise ModelError(
+                f"{self.method}: layer {self.layer} has a {role} projection of width {got}, the model's heads say"
+                f" {width}",
+                hint=hint,
+            )
+        return attention
+
+
+@final
+class _AttentionHandle:
+    """Takes one adapter off; with the last one the model's own attention implementation comes back."""
+
+    def __init__(self, model: PreTrainedModel, attention: nn.Module, adapter: AbstractAttentionAdapter) -> None:
+        self.model = model
+        self.attention = attention
+        self.adapter = adapter
+
+    def remove(self) -> None:
+        kept = [adapter for adapter in self.attention.__dict__.pop(_SLOT, []) if adapter is not self.adapter]
+        if kept:
+            self.attention.__dict__[_SLOT] = kept
+        if not any(_SLOT in module.__dict__ for module in self.model.modules()):
+            for config in _configs(self.model):
+                name = config._attn_implementation or ""
+                if name.startswith(_NAME):
+                    config._attn_implementation_internal = name.removeprefix(_NAME)
+
+
+def _configs(model: PreTrainedModel) -> Iterator[PretrainedConfig]:
+    """Every distinct configuration object that modules of `model` read their attention implementation from."""
+    seen: set[int] = set()
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if isinstance(config, PretrainedConfig) and id(config) not in seen:
+            seen.add(id(config))
+            yield config
+
+
+def _switch(model: PreTrainedModel, attention: nn.Module, method: str) -> None:
+    """Make `model` use our attention function; does nothing when it already does.
+
+    Raises:
+        ModelError: The model runs with an implementation that nothing can be added to.
+    """
+    current = str(model.config._attn_implementation or "eager")
+    if current.startswith(_NAME):
+        return
+    if current not in SUPPORTED or (current == "eager" and _eager(attention) is None):
+        raise ModelError(
+            f"{method}: attention implementation {current!r} takes no rows beside the sequence's",
+            hint=f"load the model with attention {' or '.join(SUPPORTED)}",
+        )
+    name = _NAME + current
+    AttentionInterface.register(name, partial(_attend, current))
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[current])
+    for config in _configs(model):
+        if (config._attn_implementation or "eager") == current:
+            config._attn_implementation_internal = name
+
+
+def _eager(attention: nn.Module) -> AttentionFunction | None:
+    """The eager attention function of the model's own source file."""
+    return getattr(sys.modules[type(attention).__module__], "eager_attention_forward", None)
+
+
+def _attend(implementation: str, module: nn.Module, *args: torch.Tensor | None, **options: object) -> AttentionOutput:
+    """Attention of `module` by `implementation`, its adapters around it; the same call where it has none."""
+    fused = implementation == "sdpa"
+    attend = ALL_ATTENTION_FUNCTIONS["sdpa"] if fused else _eager(module)
+    assert attend is not None
+    for adapter in module.__dict__.get(_SLOT, ()):
+        attend = adapter.around(attend, fused=fused)
+    return attend(module, *args, **options)
