@@ -17,7 +17,7 @@ from autopeft.trainers.peft_format import convert_to_peft
 from autopeft.trainers.saved import save_adapter
 from autopeft.trainers.sites import layers_of, measure
 from tests.configurations import configuration, setting
-from tests.conformance.test_methods import disturb, run, tokens
+from tests.conformance.test_methods import disturb, run
 from tests.models import MODELS, build_base, save_model, sentences
 
 NORMS = configuration(setting("ln_tuning", (0, 2), enabled=1))
@@ -28,12 +28,12 @@ def test_every_kind_of_norm_computes_with_the_trained_tensors(name: str) -> None
     base = build_base(name)
     shape = measure(base, base.config)
     config = configuration(setting("ln_tuning", tuple(sorted({0, shape.n_layers - 1})), enabled=1))
-    before = run(base, tokens())
+    before = run(base)
     adapters = inject(base, shape, config, seed=0)
     assert adapters.n_parameters == count_parameters(config, shape).total
-    torch.testing.assert_close(run(base, tokens()), before)
+    torch.testing.assert_close(run(base), before)
     disturb(adapters, size=0.2)
-    found = run(base, tokens())
+    found = run(base)
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
     rows = dict(adapters.named_parameters())
     with torch.no_grad():
@@ -44,24 +44,24 @@ def test_every_kind_of_norm_computes_with_the_trained_tensors(name: str) -> None
                     kept.append((tensor, tensor.clone()))
                     tensor.copy_(rows[f"ln_tuning.{layer}.{target.replace('.', '_')}.{key}"])
         adapters.remove()
-        torch.testing.assert_close(run(base, tokens()), found, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(run(base), found, atol=1e-5, rtol=1e-4)
         for tensor, old in kept:
             tensor.copy_(old)
-    assert torch.equal(run(base, tokens()), before)
+    assert torch.equal(run(base), before)
     assert (found - before).abs().max() > 1e-3
 
 
 def test_merged_norms_compute_the_same_and_come_back() -> None:
     base = build_base("llama")
     shape = measure(base, base.config)
-    before = run(base, tokens())
+    before = run(base)
     adapters = inject(base, shape, NORMS, seed=0)
     disturb(adapters, size=0.2)
-    acting = run(base, tokens())
+    acting = run(base)
     merged = merge(adapters, base, shape)
-    torch.testing.assert_close(run(base, tokens()), acting, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(run(base), acting, atol=1e-5, rtol=1e-4)
     merged.unmerge().remove()
-    assert torch.equal(run(base, tokens()), before)
+    assert torch.equal(run(base), before)
 
 
 @pytest.mark.parametrize("name", ["bert", "llama", "gpt2"])

@@ -23,8 +23,8 @@ from autopeft.trainers.inject import AdapterSet, build, inject, merge
 from autopeft.trainers.kinds import AUTO_CLASSES
 from autopeft.trainers.sites import layers_of, measure
 from tests.configurations import configuration, setting
-from tests.conformance.test_methods import SIZES, disturb, run, tokens
-from tests.models import MODELS, build_base
+from tests.conformance.test_methods import SIZES, disturb, run
+from tests.models import EVERY, build_base, example
 
 BRIDGED = [name for name, method in METHODS.items() if isinstance(method, AbstractBridged)]
 QUERY = "attention.self.query"
@@ -73,15 +73,15 @@ def test_a_conv1d_is_a_linear_map_to_every_type(method: str) -> None:
     assert isinstance(words, tuple)
     sizes = {METHODS[method].size_field.name: SIZES[method][0]}
     config = configuration(setting(method, (1,), targets=resolve(words, shape, 1), **sizes))
-    before = run(base, tokens())
+    before = run(base)
     adapters = inject(base, shape, config, seed=0)
     disturb(adapters, size=0.1)
     assert adapters.n_parameters == count_parameters(config, shape).total
-    changed = run(base, tokens())
+    changed = run(base)
     merged = merge(adapters, base, shape)
-    torch.testing.assert_close(run(base, tokens()), changed, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(run(base), changed, atol=1e-4, rtol=1e-4)
     merged.unmerge().remove()
-    assert torch.equal(run(base, tokens()), before)
+    assert torch.equal(run(base), before)
     assert (changed - before).abs().max() > 1e-4
 
 
@@ -120,8 +120,8 @@ def test_variants_compute_what_peft_computes(
             if "lora_" in name:
                 (other,) = [key for key in theirs if key.endswith(name[name.index("lora_") :])]
                 theirs[other].copy_(tensor)
-        run(twin, tokens())  # KaSA cuts the weight in its first pass
-        torch.testing.assert_close(run(bert, tokens()), run(twin, tokens()), atol=2e-6, rtol=1e-5)
+        run(twin)  # KaSA cuts the weight in its first pass
+        torch.testing.assert_close(run(bert), run(twin), atol=2e-6, rtol=1e-5)
         if variant == "kasa":
             assert float(adapters.penalty() or 0) == pytest.approx(float(twin.base_model._get_kasa_loss()), rel=1e-5)
 
@@ -251,9 +251,9 @@ def test_dropout_acts_in_training_only(bert: PreTrainedModel) -> None:
     config = configuration(on_query("peft_lora", variant="dora", dropout=0.5), on_query("vera", dropout=0.5))
     with inject(bert, shape, config, seed=0) as adapters:
         disturb(adapters)
-        assert torch.equal(run(bert, tokens()), run(bert, tokens()))
+        assert torch.equal(run(bert), run(bert))
         adapters.train()
-        assert not torch.equal(run(bert, tokens()), run(bert, tokens()))
+        assert not torch.equal(run(bert), run(bert))
 
 
 def test_a_trained_bias_needs_a_bias_to_merge() -> None:
@@ -275,7 +275,7 @@ def test_settings_that_do_not_fit_are_refused_when_built(bert: PreTrainedModel) 
 
 @pytest.mark.parametrize("kind", AUTO_CLASSES)
 def test_linear_map_types_work_on_every_kind_of_task(kind: str) -> None:
-    own = MODELS["llama" if kind == "causal-lm" else "bert"].config()
+    own = EVERY[{"causal-lm": "llama", "image-classification": "vit"}.get(kind, "bert")].config()
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         model = AUTO_CLASSES[kind].from_config(T5 if kind == "seq2seq" else own).requires_grad_(False).eval()
@@ -288,8 +288,11 @@ def test_linear_map_types_work_on_every_kind_of_task(kind: str) -> None:
             for method, size in (("ia3", 1), ("oft", 8), ("peft_lora", 4))
         )
     )
-    ids = tokens()[:, None] if kind == "multiple-choice" else tokens()
-    inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if kind == "seq2seq" else {})
+    inputs = example(model)
+    if kind == "multiple-choice":
+        inputs = {name: value[:, None] for name, value in inputs.items()}
+    if kind == "seq2seq":
+        inputs |= {"decoder_input_ids": inputs["input_ids"]}
     before = model(**inputs).logits
     with inject(model, shape, config, seed=0) as adapters:
         disturb(adapters)
