@@ -164,7 +164,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         name="importance-needs-a-response",
         meaning="`layer_sampling: importance` probes layers by scaling the response of every method on them, which"
-        " every method must allow (all of this version do).",
+        " methods at the input do not allow.",
         concerns=("layer_sampling",),
         problem=_unscaled_importance,
         hint="use layer_sampling random or none, or leave that method out",

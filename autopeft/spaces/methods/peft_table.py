@@ -12,6 +12,11 @@ _TEXTLESS: Final = ("image-classification",)
 
 OWN: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = MappingProxyType(
     {
+        "ADAPTION_PROMPT": (
+            "adaption_prompt",
+            "a length for each layer; on models with separate key and value maps, not T5",
+            ("seq2seq",),
+        ),
         "LN_TUNING": ("ln_tuning", "every norm of a layer, by layer", ()),
         "P_TUNING": ("p_tuning", "peft's encoder; carried by layer 0, at the input", _TEXTLESS),
         "PROMPT_TUNING": ("prompt_tuning", "peft's embedding; carried by layer 0, at the input", _TEXTLESS),
@@ -27,7 +32,6 @@ OWN: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = MappingProxyType(
 OUTSIDE: Final[Mapping[str, str]] = MappingProxyType(
     {
         "ADAMSS": "it clusters the rows of each weight, so its size is known only with the weights",
-        "ADAPTION_PROMPT": "it replaces the attention modules of Llama, Mistral and GPT-2; here nothing is replaced",
         "CARTRIDGE": "a prefix distilled from the cache of one long text, not trained on a task",
         "CPT": "it needs the token numbers of a prompt written for one data set",
         "FROD": "it decomposes the weights of all layers together, so no layer can have a size of its own",
