@@ -105,7 +105,7 @@ def register(
     """
     uri = check_uri(uri)
     run = _run_of(uri, info, point.trial, outbox)
-    with environment(), translated(uri):
+    with environment(), translated(uri), _default_uri(uri):
         from mlflow import MlflowClient
 
         client = MlflowClient(uri)
@@ -116,6 +116,19 @@ def register(
         if alias is not None:
             client.set_registered_model_alias(version.name, alias, version.version)
         return _registered(version, point.trial, made=True)
+
+
+@contextmanager
+def _default_uri(uri: str) -> Iterator[None]:
+    """MLflow looks up the source of a version at the process's own tracking URI, whatever its client was made for."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def alias_of(pick: str) -> str | None:

@@ -45,11 +45,14 @@ def run(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     return call
 
 
-def test_a_registered_point_answers_texts_and_is_tied_to_its_run(run: Run, project: Path) -> None:
+def test_a_registered_point_answers_texts_and_is_tied_to_its_run(run: Run, project: Path, tmp_path: Path) -> None:
+    elsewhere = f"sqlite:///{tmp_path}/elsewhere.db"
+    mlflow.set_tracking_uri(elsewhere)
     assert "tracking is off" in run("sync", "tiny", status=2)
     told = json.loads(run("sync", "study.yaml", "--register", "knee", "--json"))
     (model,) = told["models"]
     uri = f"sqlite:///{project}/mlflow.db"
+    assert mlflow.get_tracking_uri() == elsewhere
     client = mlflow.MlflowClient(uri)
     version = client.get_model_version_by_alias("tiny", "knee")
     assert (version.name, str(version.version)) == (model["name"], model["version"])
@@ -67,7 +70,7 @@ def test_a_registered_point_answers_texts_and_is_tied_to_its_run(run: Run, proje
     example = served.input_example
     assert set(served.predict(example)["label"]) <= {"low", "high"}
     pipeline = mlflow.transformers.load_model(model["uri"])
-    assert pipeline(example["text"].tolist())[0]["label"] == served.predict(example)["label"][0]
+    assert pipeline(list(example))[0]["label"] == served.predict(example)["label"][0]
 
 
 def test_registering_again_makes_no_second_version_and_moves_the_alias(run: Run) -> None:
