@@ -72,7 +72,7 @@ def read_shape(spec: ModelSpec) -> ModelShape:
     """
     base = build_empty(spec)
     try:
-        return measure(base, read_config(spec), image_size=_image_size(spec) if reads_images(base) else None)
+        return measure(base, base.config, image_size=_image_size(spec) if reads_images(base) else None)
     except ModelError as error:
         raise error.at(place_of(spec)) from None
 

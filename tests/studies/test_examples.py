@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import BertConfig, LlamaConfig, PretrainedConfig, T5Config, ViTConfig
 
+from autopeft.objectives.memory import Setup
 from autopeft.spaces.space import SearchSpace
 from autopeft.studies.bind import PredictedMemory
 from autopeft.studies.load import load_spec
@@ -38,10 +39,14 @@ def test_an_example_is_a_study_of_the_model_it_names(file: Path, tmp_path: Path)
     shape = read_shape(ModelSpec(name=str(tmp_path)))
     check_kind(spec.task.kind, shape, place=spec.model.name)
     memory = PredictedMemory(
-        shape=shape,
-        batch_size=spec.training.batch_size,
-        length=shape.image.n_tokens if shape.image else spec.training.max_length,
+        model=ModelSpec(name=str(tmp_path)),
+        task=spec.task,
         n_labels=2,
+        setup=Setup(
+            batch_size=spec.training.batch_size,
+            length=shape.image.n_tokens if shape.image else spec.training.max_length,
+        ),
+        device="cpu",
     )
     space = SearchSpace.bind(spec.space, shape, constraints=spec.constraints, quantities={"memory": memory})
     assert space.size().configurations >= spec.search.trials

@@ -39,7 +39,9 @@ def test_the_value_fits_a_tag_and_never_changes_for_the_same_objectives() -> Non
 
 
 def test_the_address_names_experiment_and_view() -> None:
-    assert view_path("7") == f"/#/experiments/7/runs?viewStateShareKey={VIEW_KEY}&compareRunsMode=CHART"
+    assert view_path("7") == (
+        f"/#/experiments/7/runs?viewStateShareKey={VIEW_KEY}&compareRunsMode=CHART&workflowType=machine_learning"
+    )
 
 
 def test_the_format_is_known_for_one_major_version_only() -> None:

@@ -87,6 +87,7 @@ MIXTURES: Mapping[str, tuple[MethodSetting, ...]] = {
     "LoRA and SHiRA apart": (on("lora", layers=(0,)), on("shira", layers=(1, 2))),
     "LoRA and DoRA apart": (on("lora", QUERY), on("peft_lora", VALUE, variant="dora")),
     "LoRA and PiSSA": (on("lora"), on("peft_lora", init="pissa")),
+    "LoRA and what starts from the weight": (on("lora"), on("sorsa"), on("adalora", QUERY)),
 }
 
 
@@ -133,6 +134,8 @@ def test_a_process_without_autopeft_computes_the_same(
         ((on("lora"), on("peft_lora", variant="dora")), "peft_lora: another method acts on attention.self.query"),
         ((on("lora"), on("hra")), "hra: peft keeps no adapter of type HRA active beside another one"),
         ((on("lora"), on("mola")), "mola"),
+        ((on("lora"), setting("prompt_tuning", (0,), length=2)), "PROMPT_TUNING active beside another one"),
+        ((on("lora"), setting("ln_tuning", (0,), enabled=1)), "LN_TUNING active beside another one"),
     ],
 )
 def test_a_mixture_that_peft_would_compute_otherwise_is_refused(

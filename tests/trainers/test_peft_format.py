@@ -156,7 +156,7 @@ def test_the_configuration_names_full_modules_and_what_differs(tmp_path: Path) -
 def test_several_methods_or_one_of_our_own_are_refused(config: Configuration, named: str, tmp_path: Path) -> None:
     loaded = load("bert", tmp_path)
     adapters = inject(loaded.model, loaded.shape, config, seed=0)
-    message = rf"holds one low-rank or one bridged method, this configuration has {named}.*autopeft\.load"
+    message = rf"holds one low-rank method, one bridged or one prompt, this configuration has {named}.*autopeft\.load"
     with pytest.raises(ConfigurationError, match=message):
         save_peft(tmp_path / "peft", adapters, loaded=loaded)
     assert not (tmp_path / "peft").exists()
