@@ -213,7 +213,7 @@ def subject_facts(subject: Subject) -> Json:
         "image": spec.task.image,
         "label": spec.task.label,
         "metric": spec.task.metric,
-        "max_length": spec.training.max_length,
+        **({} if spec.task.image else {"max_length": spec.training.max_length}),
     }
     return base_facts(spec) | {
         "name": spec.name,
