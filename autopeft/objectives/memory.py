@@ -86,6 +86,8 @@ class LayerTrace:
 
     saved: int
     """Kept for the backward pass, made in the layer."""
+    penalty: int
+    """Kept by the adapters' own terms of the loss, which the backward pass is done with before it gets to layers."""
     saved_input: int
     """The input's storage, where it is kept; 0 where it is not."""
     saved_output: int
@@ -148,7 +150,7 @@ def saved_peak(resident: Resident, frame: FrameTrace, layers: Sequence[LayerTrac
     for layer in layers:
         sums.append(sums[-1] + layer.saved + max(layer.saved_input - before, 0) + layer.saved_output)
         before = layer.saved_output
-    activations, logits = sums[-1], frame.saved
+    activations, logits = sums[-1] + sum(layer.penalty for layer in layers), frame.saved
     for reached, layer in zip(sums[1:], layers, strict=True):
         if layer.recomputed and reached + layer.recomputed > activations + logits:
             activations, logits = reached + layer.recomputed, 0

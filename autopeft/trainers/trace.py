@@ -100,6 +100,8 @@ class _LayerRun:
     watch: StorageWatch
     penalty: bool
     inputs: set[int] = field(default_factory=set)
+    before_penalty: set[int] = field(default_factory=set)
+    """What was saved before the adapters' own terms of the loss."""
 
     def run(self, layer: nn.Module, flags: Sequence[bool]) -> LayerTrace:
         loss, outputs = self._forward(layer, flags)
@@ -112,9 +114,12 @@ class _LayerRun:
         if loss is not None and (self.step.device != "cpu" or self.step.checkpointing):
             _backward(loss)
         trained = [parameter for parameter in self.adapters.parameters() if parameter.requires_grad]
-        own = {key: n for key, n in saved.items() if key in outputs or key in self.inputs}
+        ends = given | outputs | self.inputs
+        inner = {key: n for key, n in saved.items() if key not in ends}
+        penalty = sum(n for key, n in inner.items() if key not in self.before_penalty)
         return LayerTrace(
-            saved=sum(n for key, n in saved.items() if key not in own and key not in given),
+            saved=sum(inner.values()) - penalty,
+            penalty=penalty,
             saved_input=sum(saved.get(key, 0) for key in self.inputs),
             saved_output=sum(saved.get(key, 0) for key in outputs if key not in self.inputs),
             shared=tuple((key, n) for key, n in saved.items() if key in given),
@@ -138,6 +143,7 @@ class _LayerRun:
         hidden = [made[at] for at in self.call.outputs]
         keys = {storage_key(tensor) for tensor in hidden}
         ends = [_Gate.apply(tensor).sum() for tensor in hidden if tensor.requires_grad]
+        self.before_penalty = set(self.record.saved())
         penalty = self.adapters.penalty() if self.penalty else None
         if penalty is not None:
             ends.append(penalty)

@@ -38,6 +38,7 @@ RESIDENT = Resident(weights=1000, adapters=10, gradients=10, optimizer=20)
 FRAME = FrameTrace(saved=70, before=5, peak=200, after=30)
 LAYER = LayerTrace(
     saved=40,
+    penalty=0,
     saved_input=8,
     saved_output=0,
     shared=((1, 3),),
@@ -74,6 +75,13 @@ def test_a_second_pass_counts_while_the_layers_below_are_kept() -> None:
     assert found.logits == 0, "the head's part is gone by then"
     short = saved_peak(RESIDENT, replace(FRAME, saved=500), [layer, layer])
     assert (short.activations, short.logits) == (3 + 2 * 8, 500), "or the peak is before the backward pass"
+
+
+def test_terms_of_the_loss_are_gone_when_a_layer_runs_again() -> None:
+    layer = replace(LAYER, penalty=30)
+    assert saved_peak(RESIDENT, FRAME, [layer, layer]).activations == 3 + 2 * (40 + 8 + 30)
+    again = replace(layer, recomputed=1000)
+    assert saved_peak(RESIDENT, FRAME, [again, again]).activations == 3 + 2 * (40 + 8) + 1000
 
 
 def test_the_peak_of_what_is_alive_is_at_the_head_or_in_a_layer() -> None:
