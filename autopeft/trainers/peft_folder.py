@@ -24,6 +24,7 @@ from autopeft.trainers.job import ModelSpec
 from autopeft.trainers.model import head_state, is_transposed
 from autopeft.trainers.peft_export import PLAIN_LORA
 from autopeft.trainers.peft_format import FRAMED, LORAS, check_exportable, write_single, write_tensors
+from autopeft.trainers.peft_gated import check_gated
 from autopeft.trainers.peft_prefix import METHOD as PREFIX
 from autopeft.trainers.peft_prefix import check_prefix, export_prefix
 from autopeft.trainers.peft_prompts import check_kind
@@ -72,6 +73,7 @@ def check_folder(info: AdapterInfo) -> None:
     elif len(settings) < 2:
         check_exportable(info.configuration, transposed=info.transposed)
         check_kind(info.configuration, kind=info.kind)
+        check_gated(info.configuration, shape=info.shape)
     else:
         _check_parts(info)
 

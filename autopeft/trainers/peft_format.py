@@ -13,7 +13,7 @@ from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.methods import METHODS
 from autopeft.spaces.methods.bridged import AbstractBridged
-from autopeft.trainers import peft_export, peft_prompts
+from autopeft.trainers import peft_export, peft_gated, peft_prompts
 from autopeft.trainers.adapters.adapter import LoraFactors
 from autopeft.trainers.adapters.norms import NormAdapter
 from autopeft.trainers.inject import AdapterSet
@@ -72,7 +72,7 @@ def check_exportable(configuration: Configuration, *, transposed: bool = False) 
             in a way that the format has no place for.
     """
     methods = [setting.method for setting in configuration]
-    if methods == [NORMS] or (len(methods) == 1 and methods[0] in peft_prompts.METHODS_AT_INPUT):
+    if len(methods) == 1 and methods[0] in (NORMS, peft_gated.GATED, *peft_prompts.METHODS_AT_INPUT):
         return
     if len(methods) == 1 and isinstance(METHODS.get(methods[0]), AbstractBridged):
         peft_export.check_exportable(configuration.methods[0], transposed=transposed)
@@ -102,6 +102,9 @@ def write_single(folder: Path, adapters: AdapterSet, *, info: AdapterInfo, head:
         tensors, config = _norms(adapters, info)
     elif method in peft_prompts.METHODS_AT_INPUT:
         exported, key = peft_prompts.export_prompt(adapters, info), peft_prompts.KEY
+        tensors, config = dict(exported.tensors), exported.config
+    elif method == peft_gated.GATED:
+        exported = peft_gated.export_gated(adapters, info)
         tensors, config = dict(exported.tensors), exported.config
     else:
         exported = peft_export.export_bridged(adapters, info)

@@ -14,12 +14,13 @@ from transformers import T5ForConditionalGeneration
 
 from autopeft.errors import ConfigurationError, SpecError
 from autopeft.spaces.canonical import configuration as canonical
+from autopeft.spaces.configuration import FieldValue
 from autopeft.trainers.batches import Batch
 from autopeft.trainers.inject import build, inject
 from autopeft.trainers.job import DataSpec, ModelSpec, TaskSpec, TrainJob
 from autopeft.trainers.model import load_model
 from autopeft.trainers.optimizers import make_optimizer, own_rates, own_ratios
-from autopeft.trainers.peft_folder import write_folder
+from autopeft.trainers.peft_folder import expected_info, fits_folder, write_folder
 from autopeft.trainers.peft_format import check_exportable, save_peft
 from autopeft.trainers.peft_prompts import check_kind
 from autopeft.trainers.regularizers import DENSE_ABOVE, DensityMeter, feed_forwards
@@ -65,12 +66,12 @@ assert not any(name.startswith("autopeft") for name in sys.modules)
 EXPORTED = {
     "causal-lm": ("AutoModelForCausalLM", "gpt2", "p_tuning", {"encoder": "lstm", "width": 6}),
     "seq2seq": ("AutoModelForSeq2SeqLM", "t5", "prompt_tuning", {}),
-    "text-classification": ("AutoModelForSequenceClassification", "llama", "prompt_tuning", {}),
+    "text-classification": ("AutoModelForSequenceClassification", "llama", "adaption_prompt", {}),
     "token-classification": ("AutoModelForTokenClassification", "roberta", "p_tuning", {"width": 6}),
 }
 
 
-def test_prompts_of_every_kind_that_peft_knows_load_in_plain_peft_with_equal_logits(tmp_path: Path) -> None:
+def test_points_of_every_kind_of_task_load_in_plain_peft_with_equal_logits(tmp_path: Path) -> None:
     calls, wanted = [], []
     for kind, (auto, name, method, fields) in EXPORTED.items():
         where = tmp_path / kind
@@ -85,7 +86,9 @@ def test_prompts_of_every_kind_that_peft_knows_load_in_plain_peft_with_equal_log
         ids = tokens(2, 6)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         inputs |= {"decoder_input_ids": ids[:, :3]} if name == "t5" else {}
-        with inject(loaded.model, loaded.shape, prompt(method, **fields), seed=0) as adapters, torch.no_grad():
+        layers = (1, 2) if method == "adaption_prompt" else (0,)
+        config = configuration(setting(method, layers, length=LENGTH, **fields))
+        with inject(loaded.model, loaded.shape, config, seed=0) as adapters, torch.no_grad():
             disturb(adapters)
             wanted.append([method.upper(), loaded.model(**inputs).logits])
             save_peft(where / "peft", adapters, loaded=loaded)
@@ -106,6 +109,25 @@ def test_what_peft_has_no_prompts_for_is_refused() -> None:
         check_kind(prompt(), kind="multiple-choice")
     with pytest.raises(ConfigurationError, match=r"one bridged or one prompt, this configuration has dept"):
         check_exportable(dept())
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "lengths", "message"),
+    [
+        ("bert", (1, 2), [4, 4], r"adaption_prompt: peft has it for llama and mistral, this is a bert model"),
+        ("llama", (0, 2), [4, 4], r"adaption_prompt: peft puts it on the last layers, it is on 0, 2 of 3"),
+        ("llama", (1, 2), [4, 5], r"adaption_prompt: length: differs by layer, the PEFT format holds one for all"),
+    ],
+)
+def test_gated_rows_that_peft_has_no_place_for_are_refused(
+    name: str, layers: tuple[int, ...], lengths: list[FieldValue], message: str, tmp_path: Path
+) -> None:
+    loaded = load_model(ModelSpec(name=str(save_model(name, tmp_path))), kind="text-classification", n_labels=2)
+    config = configuration(setting("adaption_prompt", layers, length=lengths))
+    refused = pytest.raises(ConfigurationError, match=message)
+    with inject(loaded.model, loaded.shape, config, seed=0) as adapters, refused:
+        save_peft(tmp_path / "peft", adapters, loaded=loaded)
+    assert not fits_folder(expected_info(loaded.spec, loaded.shape, config, kind="text-classification"))
 
 
 def test_more_positions_than_the_model_has_are_refused(tmp_path: Path) -> None:
