@@ -76,6 +76,7 @@ class Picture:
         def read(image: "Image") -> None:
             image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
+            image.getexif()
 
         self._opened(read)
 

@@ -154,20 +154,21 @@ def _check_width(config: PretrainedConfig) -> None:
 
 def _image_input(base: PreTrainedModel, config: PretrainedConfig, size: tuple[int, int] | None) -> ImageInput:
     """What the model makes of an image, by giving it one."""
-    stated = config.image_size
+    stated = getattr(config, "image_size", None) or 224
     height, width = size or (stated if isinstance(stated, (tuple, list)) else (stated, stated))
     first, n_channels = next(base.parameters()), int(getattr(config, "num_channels", 3))
     blank = torch.zeros(1, n_channels, height, width, dtype=first.dtype, device=first.device)
     try:
         with torch.no_grad():
-            hidden = base(pixel_values=blank).last_hidden_state
-    except (ValueError, RuntimeError) as error:
+            _, n_tokens, _ = base(pixel_values=blank).last_hidden_state.shape
+    except (ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
         raise ModelError(
-            f"its image processor gives {height} x {width} pixels, which the model does not take:"
+            f"a {config.model_type} model does not take images of {height} x {width} pixels:"
             f" {str(error).partition(chr(10))[0]}",
-            hint="give preprocessor_config.json the size that config.json names as image_size",
+            hint="preprocessor_config.json must give the size that config.json names as image_size, and the model must"
+            " read single images",
         ) from None
-    return ImageInput(n_channels=n_channels, height=height, width=width, n_tokens=hidden.shape[1])
+    return ImageInput(n_channels=n_channels, height=height, width=width, n_tokens=n_tokens)
 
 
 def _embedding_parameters(base: PreTrainedModel, layer_paths: tuple[str, ...]) -> int:

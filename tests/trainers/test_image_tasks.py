@@ -260,7 +260,7 @@ def test_a_model_that_takes_other_sizes_is_measured_with_those_of_its_processor(
 def test_a_processor_of_another_size_than_the_model_takes_is_refused(tmp_path: Path) -> None:
     save_model("vit", tmp_path)
     transformers.ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"its image processor gives 16 x 16 pixels, which the model does not take"):
+    with pytest.raises(ModelError, match=r"a vit model does not take images of 16 x 16 pixels"):
         read_shape(ModelSpec(name=str(tmp_path)))
 
 
@@ -329,3 +329,10 @@ def test_an_image_that_is_lost_after_the_check_is_named(tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(DataError, match=rf"row {lost.index + 1}: .*\.png: no such file"):
         one.tokens("train")
+
+
+def test_a_model_of_videos_is_refused(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = transformers.VideoMAEConfig(**sizes, image_size=16, patch_size=4)
+    with pytest.raises(ModelError, match=r"a videomae model does not take images of 16 x 16 pixels: .*single images"):
+        shape_of(config, tmp_path)
