@@ -6,6 +6,7 @@ Letters: B rows, T tokens, F feed-forward width, D width of the head's input, N 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import ClassVar, Final, final
 
 import numpy as np
@@ -145,11 +146,16 @@ class Density(AbstractRegularizer):
     def watch(self, batch: AnyBatch) -> list[Handle]:
         self._terms = [[] for _ in self._blocks]
         handles: list[Handle] = []
-        for terms, downs in zip(self._terms, self._blocks, strict=True):
+        for part, (terms, downs) in enumerate(zip(self._terms, self._blocks, strict=True)):
             for down in downs:
 
-                def keep(_: nn.Module, args: tuple[torch.Tensor, ...], terms: list[torch.Tensor] = terms) -> None:
-                    square = _real(args[0], batch, virtual=self._virtual).float().square()
+                def keep(
+                    _: nn.Module,
+                    args: tuple[torch.Tensor, ...],
+                    terms: list[torch.Tensor] = terms,
+                    decoder: bool = part > 0,
+                ) -> None:
+                    square = _real(args[0], batch, virtual=self._virtual, decoder=decoder).float().square()
                     terms.append((square / (square + self._epsilon)).mean())
 
                 handles.append(down.register_forward_pre_hook(keep))
@@ -227,20 +233,20 @@ class DensityMeter:
 
     def __init__(self, loaded: LoadedModel, *, virtual: int = 0) -> None:
         self._virtual = virtual
-        self._downs = [down for part in feed_forwards(loaded) for down in part]
+        self._downs = [(down, part > 0) for part, downs in enumerate(feed_forwards(loaded)) for down in downs]
         self._active, self._nonzero, self._total = 0, 0, 0
 
     @contextmanager
     def watch(self, batch: AnyBatch) -> Iterator[None]:
         """Around a forward pass of `batch`."""
 
-        def count(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            active = _real(args[0], batch, virtual=self._virtual)
+        def count(_: nn.Module, args: tuple[torch.Tensor, ...], *, decoder: bool) -> None:
+            active = _real(args[0], batch, virtual=self._virtual, decoder=decoder)
             self._active += (active.abs() > DENSE_ABOVE).sum()
             self._nonzero += (active != 0).sum()
             self._total += active.numel()
 
-        handles = [down.register_forward_pre_hook(count) for down in self._downs]
+        handles = [down.register_forward_pre_hook(partial(count, decoder=decoder)) for down, decoder in self._downs]
         try:
             yield
         finally:
@@ -283,13 +289,17 @@ def off_diagonal_covariance(features_ND: torch.Tensor) -> torch.Tensor:
     return (covariance.square().sum() - covariance.diagonal().square().sum()) / width
 
 
-def _real(values: torch.Tensor, batch: AnyBatch, *, virtual: int = 0) -> torch.Tensor:
-    """`values` as rows; of `[B, T, F]`, where as many as `virtual` may stand before T, only those of real tokens."""
-    n, length = batch.mask_BT.shape
+def _real(values: torch.Tensor, batch: AnyBatch, *, virtual: int = 0, decoder: bool = False) -> torch.Tensor:
+    """`values` as rows; of `[B, T, F]`, where as many as `virtual` may stand before T, only those of real tokens.
+
+    A decoder's are real where the batch has a target.
+    """
+    real_BT = batch.targets != -100 if decoder else batch.mask_BT
+    n, length = real_BT.shape
     if virtual and values.dim() == 3 and tuple(values.shape[:2]) == (n, virtual + length):
         values = values[:, virtual:]
-    if values.dim() == 3 and tuple(values.shape[:2]) == batch.mask_BT.shape:
-        chosen = torch.from_numpy(np.flatnonzero(batch.mask_BT.reshape(-1)))
+    if values.dim() == 3 and tuple(values.shape[:2]) == real_BT.shape:
+        chosen = torch.from_numpy(np.flatnonzero(real_BT.reshape(-1)))
         return values.flatten(0, 1).index_select(0, chosen.to(values.device, non_blocking=True))
     return values.flatten(0, -2)
 

@@ -43,7 +43,8 @@ def _sequence_outputs(model: "PreTrainedModel", batch: AnyBatch, device: "torch.
     from autopeft.trainers.model import decoder_inputs
 
     labels_BS = torch.from_numpy(batch.targets).to(device, non_blocking=True)
-    return token_outputs(model, batch, device, decoder_input_ids=decoder_inputs(model, labels_BS))
+    read_BS, real_BS = decoder_inputs(model, labels_BS), (labels_BS != -100).long()
+    return token_outputs(model, batch, device, decoder_input_ids=read_BS, decoder_attention_mask=real_BS)
 
 
 SEQUENCES = Task(

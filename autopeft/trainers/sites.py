@@ -21,8 +21,10 @@ LinearLike = nn.Linear | Conv1D
 _ATTENTION = r"(?:.*\.)?\w*(?:attn|[aA]ttention)\w*\.(?:.*\.)?"
 _ANY = r"(?:.*\.)?"
 
+_CROSS = r".*(?:crossattention|cross_attn|encoder_attn|cross_attention|EncDecAttention)\..*"
+
 ROLE_PATTERNS: Final[tuple[tuple[str, Role], ...]] = (
-    (r".*(?:crossattention|cross_attn|encoder_attn|cross_attention|EncDecAttention)\..*", Role.OTHER),
+    (_CROSS, Role.OTHER),
     (_ANY + r"(?:c_attn|query_key_value|qkv_proj|qkv|Wqkv)", Role.QUERY_KEY_VALUE),
     (_ANY + r"(?:query|q_proj|q_lin|query_proj|q|wq|Wq)", Role.QUERY),
     (_ANY + r"(?:key|k_proj|k_lin|key_proj|k|wk|Wk)", Role.KEY),
@@ -42,6 +44,11 @@ ROLE_PATTERNS: Final[tuple[tuple[str, Role], ...]] = (
 def role_of(name: str) -> Role:
     """What the linear site called `name` (dotted, from its layer) does."""
     return next((role for pattern, role in ROLE_PATTERNS if re.fullmatch(pattern, name)), Role.OTHER)
+
+
+def reads_encoder(name: str) -> bool:
+    """Whether the site called `name` in a decoder's layer makes keys or values of the encoder's output."""
+    return re.fullmatch(_CROSS, name) is not None and role_of(name.rpartition(".")[2]) in (Role.KEY, Role.VALUE)
 
 
 def linear_sizes(module: LinearLike) -> tuple[int, int]:

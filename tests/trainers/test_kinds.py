@@ -478,3 +478,49 @@ def test_a_decoder_tags_words_too(tmp_path: Path) -> None:
     trainer = Trainer(ModelSpec(name=str(where)), task, support.SETTINGS, device="cpu", cache=tmp_path / "cache")
     lora = setting("lora", (0, 1, 2), rank=8, targets=MODELS["llama"].query_value)
     assert train(trainer, configuration(lora, learning_rate=3e-2), epochs=12)["accuracy"] > 0.75
+
+
+def test_padding_of_source_and_target_is_left_out_of_the_balance_loss(pair_model: Path) -> None:
+    loaded = load_model(ModelSpec(name=str(pair_model)), kind="seq2seq", n_labels=None)
+    targets = [tuple(site.name for site in row) for row in loaded.shape.layers]
+    adapters = inject(
+        loaded.model,
+        loaded.shape,
+        configuration(setting("mola", (0, 1, 2), experts=3, rank=2, targets=targets)),
+        seed=0,
+    ).train()
+    mask, target_mask = torch.ones(2, 6, dtype=torch.long), torch.ones(2, 6, dtype=torch.long)
+    mask[0, 3:], target_mask[1, 2:] = 0, 0
+    ids = torch.randint(5, 50, (2, 6), generator=torch.Generator().manual_seed(1))
+
+    def penalty(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        given = {"attention_mask": mask, "decoder_attention_mask": target_mask}
+        loaded.model(input_ids=source, decoder_input_ids=target, **given)
+        found = adapters.penalty()
+        assert found is not None
+        return found
+
+    other = torch.where(mask == 0, 7, ids), torch.where(target_mask == 0, 9, ids)
+    torch.testing.assert_close(penalty(*other), penalty(ids, ids))
+    assert not torch.isclose(penalty(other[1], ids), penalty(ids, ids), rtol=1e-4), "real tokens matter"
+
+
+def test_the_density_of_a_pair_does_not_depend_on_what_it_is_batched_with(pair_model: Path, tmp_path: Path) -> None:
+    found: list[dict[str, float]] = []
+    for size in (1, 16):
+        settings = replace(support.SETTINGS, measure_density=True, evaluation_batch_size=size)
+        trainer = Trainer(ModelSpec(name=str(pair_model)), uneven_pairs(tmp_path), settings, device="cpu")
+        adapters = inject(trainer.loaded.model, trainer.shape, configuration(), seed=0)
+        found.append(trainer.evaluate(adapters, "validation"))
+        adapters.remove()
+    for name in ("activation_density", "activation_nonzero"):
+        assert found[0][name] == pytest.approx(found[1][name], abs=1e-9)
+
+
+def uneven_pairs(folder: Path) -> TaskSpec:
+    """Targets as long as sources and longer, so that padded widths are equal in many batches."""
+    chance = random.Random(4)
+    rows = [(" ".join(chance.choices(WORDS, k=n)), " ".join(chance.choices(WORDS, k=8 - n))) for n in (2, 4, 6) * 20]
+    return replace(
+        sequence_task(folder), data=DataSpec(train=write(folder / "uneven.csv", rows, header=("source", "target")))
+    )

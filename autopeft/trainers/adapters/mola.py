@@ -10,7 +10,7 @@ N sequences, S positions.
 import inspect
 import math
 from collections.abc import Mapping
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import nn
@@ -18,6 +18,9 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, Placement
+from autopeft.trainers.sites import reads_encoder
+
+_MASKS: Final = ("attention_mask", "decoder_attention_mask")
 
 
 @final
@@ -67,11 +70,12 @@ class MolaAdapter(AbstractAdapter):
     perfect balance and `balance * E` when all tokens go to one expert.
     """
 
-    def __init__(self, sites: Mapping[str, RoutedExperts], *, balance: float) -> None:
+    def __init__(self, sites: Mapping[str, RoutedExperts], *, balance: float, in_decoder: bool = False) -> None:
         super().__init__()
         self.targets = tuple(sites)
         self.balance = balance
-        self._mask: torch.Tensor | None = None
+        self.in_decoder = in_decoder
+        self._masks: dict[str, object] = {}
         self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
         for name, site in sites.items():
             self.add_module(name.replace(".", "_"), site)
@@ -87,24 +91,32 @@ class MolaAdapter(AbstractAdapter):
         names = list(inspect.signature(base.forward).parameters)
 
         def begin(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-            mask = (dict(zip(names, args, strict=False)) | kwargs).get("attention_mask")
-            self._mask = mask if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None
+            given = dict(zip(names, args, strict=False)) | kwargs
+            self._masks = {name: given.get(name) for name in _MASKS}
             self._seen.clear()
 
         handles: list[Handle] = [base.register_forward_pre_hook(begin, with_kwargs=True)]
         for target in self.targets:
-            site = self.experts(target)
+            site, mask = self.experts(target), self._mask_name(target)
 
             def hook(
-                _: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor, site: RoutedExperts = site
+                _: nn.Module,
+                args: tuple[torch.Tensor, ...],
+                output: torch.Tensor,
+                site: RoutedExperts = site,
+                mask: str = mask,
             ) -> torch.Tensor:
                 updated, logits, chosen = site(args[0], output)
                 if self.training and self.balance:
-                    self._seen.append(_routed(logits, chosen, self._mask))
+                    self._seen.append(_routed(logits, chosen, self._masks.get(mask)))
                 return updated
 
             handles.append(layer.get_submodule(target).register_forward_hook(hook))
         return handles
+
+    def _mask_name(self, target: str) -> str:
+        """The model's argument that says which of the tokens at `target` are real."""
+        return _MASKS[self.in_decoder and not reads_encoder(target)]
 
     def penalty(self) -> torch.Tensor | None:
         """The load-balance loss of the last forward pass in training mode; None when there was none or it is off."""
@@ -118,11 +130,16 @@ class MolaAdapter(AbstractAdapter):
         return self.balance * len(shares) * (shares * means).sum()
 
 
-def _routed(logits: torch.Tensor, chosen: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _routed(logits: torch.Tensor, chosen: torch.Tensor, mask: object) -> tuple[torch.Tensor, torch.Tensor]:
     """Choices [E] and summed probabilities [E] over the real tokens: those of `mask` [N, S], all where it does not fit.
+
+    Virtual tokens, which stand before those that the mask knows, are left out.
 
     A token's probabilities sum to one, so the summed ones, divided by their sum, are the mean.
     """
+    mask = mask if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None
+    if mask is not None and logits.dim() == 3 and logits.shape[1] > mask.shape[1]:
+        mask = functional.pad(mask, (logits.shape[1] - mask.shape[1], 0))
     logits, chosen = logits.flatten(0, -2), chosen.flatten(0, -2)  # [T, E], [T, K]
     real = logits.new_ones(len(logits)) if mask is None or mask.numel() != len(logits) else mask.flatten().to(logits)
     ones = real.unsqueeze(-1).expand(chosen.shape)
@@ -150,4 +167,5 @@ def build_mola(placement: Placement) -> MolaAdapter:
         for tensor in (experts.router, experts.a):
             nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=placement.generator)
         rows[site.name] = experts
-    return MolaAdapter(rows, balance=placement.real("balance"))
+    in_decoder = placement.layer >= placement.shape.n_layers - placement.shape.decoder_layers
+    return MolaAdapter(rows, balance=placement.real("balance"), in_decoder=in_decoder)
