@@ -192,8 +192,10 @@ def check_format(options: ResolvedOptions, *, spec: RunSpec, shape: ModelShape, 
     try:
         check_merge(info) if options.merge else check_folder(info)
     except ConfigurationError as error:
-        other = "--format peft or autopeft" if options.merge else "--format autopeft"
-        raise ConfigurationError(error.message, hint=f"use {other}, or leave the format out") from None
+        hint = "leave --merge out: --format auto keeps the adapter apart from the base"
+        if not options.merge:
+            hint = "use --format autopeft, or leave the format out"
+        raise ConfigurationError(error.message, hint=hint) from None
 
 
 def _written(subject: Subject, source: Path, folder: Path, options: ResolvedOptions) -> Written:

@@ -306,7 +306,7 @@ def test_what_does_not_merge_or_fit_is_refused_before_it_is_trained(
 ) -> None:
     said = refused(monkeypatch, capsys, "export", "serial", "--out", "out", "--merge", "--train")
     assert "serial_adapter cannot be merged into the base weights" in said
-    assert "--format peft or autopeft" in said
+    assert "leave --merge out: --format auto keeps the adapter apart from the base" in said
     said = refused(monkeypatch, capsys, "export", "serial", "--out", "out", "--format", "peft", "--train")
     assert "serial_adapter" in said
     assert "use --format autopeft" in said

@@ -180,7 +180,7 @@ MISTAKES = [
     (CONFIGURATION, ("--set", "study=../evil"), "study: got '../evil'", ""),
     (CONFIGURATION, ("--format", "config"), "--format: config has no weights", ""),
     (CONFIGURATION, ("--out", "model"), "the folder is not empty", "name a new folder"),
-    ({"mola": {"experts": 2}}, ("--merge",), "mola cannot be merged", "--format peft or autopeft"),
+    ({"mola": {"experts": 2}}, ("--merge",), "mola cannot be merged", "leave --merge out"),
     ({"lora": {"rank": 2}, "learning_rate": 99}, (), "learning_rate", ""),
 ]
 
