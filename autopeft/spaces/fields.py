@@ -62,7 +62,9 @@ def fit_spread(field: Field, spread: Spread) -> Spread:
 
 def fit_domain(field: Field, domain: Domain) -> Domain:
     """`domain` with its values in the type of `field`; see `fit_spread`."""
-    kinds, allowed = _ALLOWED[field.kind]
+    kinds, allowed = _ALLOWED[field.kind][0], _allowed(field)
+    if isinstance(domain, Flag) and _is_switch(field):
+        return Choice(values=(0, 1))
     if not isinstance(domain, kinds):
         raise SpaceError(f"got {domain}, but {field.name} is of kind {field.kind}", hint=f"write {allowed}")
     match domain:
@@ -94,6 +96,8 @@ def fit_value(field: Field, value: Scalar) -> Scalar:
         return _words(value)[0]
     if field.kind is FieldKind.CATEGORY:
         return _category(field, value)
+    if isinstance(value, bool) and _is_switch(field):
+        return int(value)
     if isinstance(value, str):
         value = _parsed(field, value)
     if not is_number(value):
@@ -101,12 +105,19 @@ def fit_value(field: Field, value: Scalar) -> Scalar:
     return _in_range(field, _typed(field, value))
 
 
+def _is_switch(field: Field) -> bool:
+    """A size that says only whether the method is there: `bool`, `true` and `false` are other words for it."""
+    return field.kind is FieldKind.SIZE and field.high == 1
+
+
+def _allowed(field: Field) -> str:
+    return "choice(0, 1), bool or 1" if _is_switch(field) else _ALLOWED[field.kind][1]
+
+
 def _parsed(field: Field, text: str) -> Scalar:
     value = number(text.strip())
     if value is None:
-        raise SpaceError(
-            f"got {text!r}, but {field.name} is of kind {field.kind}", hint=f"write {_ALLOWED[field.kind][1]}"
-        )
+        raise SpaceError(f"got {text!r}, but {field.name} is of kind {field.kind}", hint=f"write {_allowed(field)}")
     return value
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -15,6 +15,7 @@ from autopeft.search.trial import History, Trial, TrialState
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.studies.charts import counts_line, knee_number, point_of
 from autopeft.studies.describe import describe, human_bytes, human_seconds, human_value, number
+from autopeft.studies.described_rows import DescribedRows, Row, plain_table
 from autopeft.studies.layer_prior import LayerPrior
 
 STATE_STYLES = {
@@ -90,18 +91,13 @@ def front_table(
     title = Text.assemble((f"Pareto front of {study}", "bold"), "  ", (counts_line(history, front), "dim"))
     if not len(front):
         return Group(title, Text("No trial has completed yet.", style="dim"))
-    table = _table()
-    table.add_column("trial", justify="right", no_wrap=True)
-    for objective in front.objectives:
-        table.add_column(_head(objective), justify="right", no_wrap=True)
-    table.add_column("configuration", ratio=1, overflow="fold")
     knee = knee_number(front)
     shown, hidden = _shown(front, limit, knee)
-    for point in shown:
-        values = [human_value(objective, point.values[objective.name]) for objective in front.objectives]
-        style = "bold" if point.trial == knee else ""
-        mark = f"{point.trial}{'*' if point.trial == knee else ' '}"
-        table.add_row(Text(mark), *map(Text, values), Text(describe(point.configuration, shape)), style=style)
+    table = DescribedRows(
+        columns=[_trial_column(), *_value_columns(front.objectives)],
+        text_head="configuration",
+        rows=[_front_row(point, front.objectives, shape, knee=point.trial == knee) for point in shown],
+    )
     foot = "* the knee: the best compromise" + (f"; {hidden} more on the front" if hidden else "")
     return Group(title, table, Text(foot, style="dim"))
 
@@ -122,26 +118,40 @@ def trials_table(
     """Every trial with state, values, seconds, and what went wrong."""
     if not len(history):
         return Text("The study has no trials yet.", style="dim")
-    table = _table()
-    table.add_column("trial", justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    for objective in objectives:
-        table.add_column(_head(objective), justify="right", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("configuration", ratio=1, overflow="fold")
-    for trial in history:
-        table.add_row(*_trial_row(trial, objectives, shape))
-    return table
+    columns = [
+        _trial_column(),
+        ("state", {"no_wrap": True}),
+        *_value_columns(objectives),
+        ("time", {"justify": "right", "no_wrap": True}),
+    ]
+    rows = [_trial_row(trial, objectives, shape) for trial in history]
+    return DescribedRows(columns=columns, text_head="configuration", rows=rows)
 
 
-def _trial_row(trial: Trial, objectives: Sequence[Objective], shape: ModelShape | None) -> list[Text]:
+def _trial_column() -> tuple[str, dict[str, Any]]:
+    return "trial", {"justify": "right", "no_wrap": True}
+
+
+def _value_columns(objectives: Sequence[Objective]) -> list[tuple[str, dict[str, Any]]]:
+    return [(_head(objective), {"justify": "right", "no_wrap": True}) for objective in objectives]
+
+
+def _front_row(point: FrontPoint, objectives: Sequence[Objective], shape: ModelShape | None, *, knee: bool) -> Row:
+    mark = Text(f"{point.trial}{'*' if knee else ' '}")
+    values = [Text(human_value(objective, point.values[objective.name])) for objective in objectives]
+    text = Text(describe(point.configuration, shape))
+    return Row(cells=[mark, *values], text=text, style="bold" if knee else "")
+
+
+def _trial_row(trial: Trial, objectives: Sequence[Objective], shape: ModelShape | None) -> Row:
     word = trial.failure.kind.value if trial.failure is not None else trial.state.value
     text = describe(trial.configuration, shape)
     if trial.failure is not None:
         text += f"\n{trial.failure.message}"
     seconds = human_seconds(trial.seconds) if trial.state.finished else ""
     values = [Text(_shown_value(trial, objective)) for objective in objectives]
-    return [Text(str(trial.number)), Text(word, style=STATE_STYLES[trial.state]), *values, Text(seconds), Text(text)]
+    cells = [Text(str(trial.number)), Text(word, style=STATE_STYLES[trial.state]), *values, Text(seconds)]
+    return Row(cells=cells, text=Text(text))
 
 
 def _shown_value(trial: Trial, objective: Objective) -> str:
@@ -157,7 +167,7 @@ def studies_table(studies: Sequence[tuple[str, Sequence[Objective], Mapping[Tria
     """One row a study: name, objectives, how many trials in each state."""
     if not studies:
         return Text("The storage has no studies.", style="dim")
-    table = _table()
+    table = plain_table()
     table.add_column("study", overflow="fold")
     table.add_column("objectives", overflow="fold")
     for state in TrialState:
@@ -176,7 +186,7 @@ def check_table(summary: CheckSummary) -> RenderableType:
     facts.add_column(overflow="fold")
     for name, value in _facts(summary):
         facts.add_row(name, Text(value))
-    dimensions = _table()
+    dimensions = plain_table()
     dimensions.add_column("dimension", no_wrap=True)
     dimensions.add_column("domain", ratio=1, overflow="fold")
     for name, domain in summary.dimensions:
@@ -229,21 +239,9 @@ def _head(objective: Objective) -> str:
     return objective.name.replace("_", " ")
 
 
-def _table() -> Table:
-    return Table(
-        box=SIMPLE_HEAD,
-        expand=True,
-        pad_edge=False,
-        padding=(0, 1),
-        collapse_padding=True,
-        header_style="bold",
-        show_edge=False,
-    )
-
-
 def methods_table(rows: Sequence[Mapping[str, object]]) -> RenderableType:
     """One line a method."""
-    table = _table()
+    table = plain_table()
     table.add_column("method", no_wrap=True)
     table.add_column("what it does", ratio=1, overflow="fold")
     for row in rows:
@@ -253,7 +251,7 @@ def methods_table(rows: Sequence[Mapping[str, object]]) -> RenderableType:
 
 def method_table(row: Mapping[str, object]) -> RenderableType:
     """One method with its fields."""
-    table = _table()
+    table = plain_table()
     for name in ("field", "kind", "default", "allowed"):
         table.add_column(name, no_wrap=name in ("field", "kind"), overflow="fold")
     table.add_column("", ratio=1, overflow="fold")
@@ -280,7 +278,7 @@ def estimate_table(estimate: Mapping[str, object], described: str) -> Renderable
     memory = estimate["memory"]
     assert isinstance(memory, Mapping)
     parameters, base = (int(str(estimate[key])) for key in ("parameters", "base_parameters"))
-    table = _table()
+    table = plain_table()
     table.add_column("memory", no_wrap=True)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("", ratio=1)

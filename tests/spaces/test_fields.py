@@ -12,6 +12,7 @@ from autopeft.spaces.methods.method import Field, FieldKind
 from tests.spaces.builders import shape
 
 BOOL = Field(name="gated", kind=FieldKind.BOOL, default=False)
+SWITCH = Field(name="enabled", kind=FieldKind.SIZE, default=None, low=0, high=1)
 INTEGER = Field(name="experts", kind=FieldKind.INTEGER, default=4, low=1, high=64)
 
 
@@ -21,6 +22,9 @@ INTEGER = Field(name="experts", kind=FieldKind.INTEGER, default=4, low=1, high=6
         (BOOL, spaces.bool_(), spaces.bool_()),
         (BOOL, spaces.choice(True), spaces.choice(True)),
         (BOOL, Fixed(value=True), Fixed(value=True)),
+        (SWITCH, spaces.bool_(), spaces.choice(0, 1)),
+        (SWITCH, Fixed(value=True), Fixed(value=1)),
+        (SWITCH, spaces.choice(False, True), spaces.choice(0, 1)),
         (INTEGER, spaces.choice(2.0, 8), spaces.choice(2, 8)),
         (INTEGER, spaces.int_(1, 64), spaces.int_(1, 64)),
         (INTEGER, Fixed(value="8"), Fixed(value=8)),
@@ -36,6 +40,7 @@ def test_values_get_the_type_of_the_field(field: Field, domain: Domain, fitted: 
     [
         (BOOL, Fixed(value=1), r"got 1, but \w+ is of kind bool .write true or false"),
         (BOOL, spaces.int_(0, 1), r"got int\(0, 1\), but \w+ is of kind bool"),
+        (SWITCH, spaces.real(0.0, 1.0), r"enabled is of kind size .write choice\(0, 1\), bool or 1"),
         (INTEGER, spaces.choice(2, 2.5), r"got 2\.5, but experts is a whole number"),
         (INTEGER, spaces.halvings(), r"but \w+ is of kind integer"),
         (INTEGER, spaces.int_(1, 99), "got 99, a value outside 1 to 64 .at most 64"),

@@ -143,3 +143,13 @@ if __name__ == "__main__":
     for table in tables():
         for columns in (80, 100):
             (GOLDEN / f"{table}-{columns}.txt").write_text(golden_text(table, columns), "utf-8")
+
+
+def test_text_without_room_beside_the_values_stands_below_them() -> None:
+    told = history(5)
+    narrow, wide = (text_of(trials_table(told, OBJECTIVES), width=width) for width in (70, 120))
+    assert max(line.count("lora") for line in wide.splitlines()) == 1
+    assert "trial  configuration" in narrow
+    assert "trial  configuration" not in wide
+    for trial in told:
+        assert sum(line.split()[:1] == [str(trial.number)] for line in narrow.splitlines()) == 2
