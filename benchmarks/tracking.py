@@ -12,6 +12,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=60)
     told = trials(parser.parse_args().trials)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, chdir(name):  # a server keeps artifacts where it was started
         folder = Path(name)
         write("none", without(told))
         taken, more = mirrored(f"sqlite:///{folder}/mlflow.db", told, folder, wait=120.0)

@@ -19,6 +19,14 @@ _TRAINING_WORDS = {
     "warmup_ratio": "warm-up",
     "batch_size": "batch",
 }
+_OFF: dict[str, Scalar] = {
+    "accumulation": 1,
+    "checkpointing": False,
+    "layer_sampling": "none",
+    "lora_plus_ratio": 1.0,
+    **dict.fromkeys(("ba_consistency", "ba_diversity", "ba_spectrum", "density", "ggpo_beta", "ggpo_sigma"), 0.0),
+}
+"""Training entries at these values change nothing and go without saying."""
 _ROLE_WORDS = {
     Role.QUERY: "q",
     Role.KEY: "k",
@@ -58,11 +66,15 @@ def describe(configuration: Configuration, shape: ModelShape | None = None) -> s
         shape: The model it is for; with it, "all layers" is recognised and sites are named by their role.
 
     Returns:
-        The methods, then the training settings, joined by a middle dot; `no adapter` when there is no method.
-        Not lossless: `Configuration.to_json` is.
+        The methods, then the training settings that are not off, joined by a middle dot; `no adapter` when there is no
+        method. Not lossless: `Configuration.to_json` is.
     """
     parts = [describe_method(setting, shape) for setting in configuration] or ["no adapter"]
-    parts += [f"{_TRAINING_WORDS.get(name, name)} {number(value)}" for name, value in configuration.training]
+    parts += [
+        f"{_TRAINING_WORDS.get(name, name)} {number(value)}"
+        for name, value in configuration.training
+        if name not in _OFF or value != _OFF[name]
+    ]
     return " · ".join(parts)
 
 

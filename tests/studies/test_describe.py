@@ -52,6 +52,15 @@ def test_a_configuration_reads_as_one_line() -> None:
     assert text == "lora r8 q,v on 0-5 · serial 24 on 3,5 · lr 1e-3"
 
 
+def test_what_is_switched_off_in_training_goes_without_saying() -> None:
+    off = config(lora((0,), 8), ba_consistency=0.0, checkpointing=False, layer_sampling="none", accumulation=1)
+    assert describe(off) == "lora r8 q,v on 0"
+    on = config(lora((0,), 8), ba_consistency=0.1, checkpointing=True, layer_sampling="random", accumulation=2)
+    assert describe(on) == (
+        "lora r8 q,v on 0 · accumulation 2 · ba_consistency 0.1 · checkpointing true · layer_sampling random"
+    )
+
+
 def test_a_rate_of_its_own_stands_with_its_method() -> None:
     own = replace(lora((0, 1), 8), learning_rate=1e-3)
     assert describe(config(own, learning_rate=5e-4)) == "lora r8 q,v lr 1e-3 on 0-1 · lr 5e-4"
