@@ -90,7 +90,7 @@ def known_peft_types() -> tuple[str, ...]:
 
 def _linear_count(kind: str, config: Config, shape: ModelShape) -> int:
     found = targeted(config, shape)
-    count = sum(_site_count(kind, _at(kind, config, module), module) for module in found)
+    count = sum(_site_count(kind, config_at(kind, config, module), module) for module in found)
     if kind == "VBLORA":
         count += whole(config, "num_vectors", 256) * whole(config, "vector_length", 256)
     if kind == "WAVEFT" and config.get("proportional_parameters"):
@@ -98,7 +98,7 @@ def _linear_count(kind: str, config: Config, shape: ModelShape) -> int:
     return count
 
 
-def _at(kind: str, config: Config, module: Module) -> Config:
+def config_at(kind: str, config: Config, module: Module) -> Config:
     """`config` as it holds at one module: patterns applied (OSF's by a search, as in peft), IA3's inputs marked."""
     if kind == "IA3":
         return {**config, "is_feedforward": _is_feedforward(config.get("feedforward_modules") or (), module)}

@@ -175,13 +175,18 @@ def _oft(config: Config, site: Site) -> int:
     return (1 if config.get("block_share") else blocks) * (size * (size - 1) // 2)
 
 
-def _osf(config: Config, site: Site) -> int:
+def kept_directions(config: Config, site: Site) -> int:
+    """Singular directions that OSF leaves frozen at a map: a number, a share of the narrower width, or half of it."""
     width = min(site.d_in, site.d_out)
     kept = share(config, "effective_rank", width // 2)
     if isinstance(config.get("effective_rank"), int):
         kept = int(kept)
     rank = width * kept if isinstance(kept, float) and 0 < kept <= 1 else kept
-    return (width - min(int(rank), width)) * (site.d_in + site.d_out + 1)
+    return min(int(rank), width)
+
+
+def _osf(config: Config, site: Site) -> int:
+    return (min(site.d_in, site.d_out) - kept_directions(config, site)) * (site.d_in + site.d_out + 1)
 
 
 def _peanut(config: Config, site: Site) -> int:
@@ -257,6 +262,7 @@ SITE_COUNTS: Final[Mapping[str, SiteCount]] = MappingProxyType(
         "SHIRA": lambda config, site: _low_rank(config, site, default=32),
         "SUPERTUNING": _supertuning,
         "TINYLORA": lambda config, site: whole(config, "u", 64),
+        "UNILORA": lambda config, site: 0,
         "VBLORA": _vblora,
         "VERA": lambda config, site: site.d_out + whole(config, "r", 256),
         "WAVEFT": lambda config, site: whole(config, "n_frequency", 2592),

@@ -36,7 +36,8 @@ def has_values(tensor: torch.Tensor) -> bool:
 
 @final
 class Answers(TorchDispatchMode):
-    """Replies for tensors without values: a number is zero, two tensors are equal, a mask holds everywhere.
+    """Replies for tensors without values: a number is zero, two tensors are equal, a mask holds everywhere, and what
+    a distribution asks of its parameters is so.
 
     A single random number is one, so that what is left out by chance is left in: with the mask's it is the reply that
     takes the most memory. Operations on nothing but small tensors with values (a batch's ids and mask) are computed.
@@ -56,6 +57,9 @@ class Answers(TorchDispatchMode):
             return _zero(tensor.dtype)
         if func is _ATEN.equal.default:
             return True
+        if func is _ATEN._is_all_true.default:
+            with unset_fake_temporarily():
+                return torch.ones((), dtype=torch.bool)
         if func is _ATEN.nonzero.default:
             return tensor.new_empty((tensor.numel(), tensor.dim()), dtype=torch.int64)
         if func is _ATEN.masked_select.default:

@@ -19,6 +19,7 @@ from autopeft.spaces.configuration import MethodSetting
 from autopeft.spaces.methods import METHODS
 from autopeft.spaces.methods.bridged import AbstractBridged
 from autopeft.trainers.adapters.peft_bridge import ADAPTER, PeftSite
+from autopeft.trainers.adapters.peft_factors import LOW_RANK
 from autopeft.trainers.adapters.site_updates import SiteUpdates
 from autopeft.trainers.inject import AdapterSet
 from autopeft.trainers.saved import AdapterInfo
@@ -31,11 +32,12 @@ PATTERNS: Final[Mapping[str, Mapping[str, str]]] = {
     "FOURIERFT": {"n_frequency": "n_frequency_pattern"},
     "LOHA": {"r": "rank_pattern", "alpha": "alpha_pattern"},
     "LOKR": {"r": "rank_pattern", "alpha": "alpha_pattern"},
+    "OSF": {"effective_rank": "rank_pattern"},
     "WAVEFT": {"n_frequency": "n_frequency_pattern"},
 }
 """Settings that may differ by module, and where the differences go (HiRA's pattern is ignored by peft 0.21.2)."""
 
-PLAIN_LORA: Final = ("LORA", "ADALORA")
+PLAIN_LORA: Final = ("LORA", *LOW_RANK)
 """Types that become LoRA."""
 _KEY: Final = "base_model.model."
 _OUR_OWN: Final = "export in AutoPEFT's own format and load it with autopeft.load"
@@ -162,7 +164,7 @@ def _plain_name(name: str) -> str:
 
 
 def _lora(setting: MethodSetting, sites: Mapping[str, PeftSite]) -> Exported:
-    """Any of LoRA's variants and AdaLoRA; all but dora as plain LoRA, without the targets whose rank fell to 0."""
+    """Any type of `PLAIN_LORA`; all but dora as plain LoRA, without the targets whose rank fell to 0."""
     dora = dict(setting.fields).get("variant", ("",))[0] == "dora"
     tensors: dict[str, torch.Tensor] = {}
     ranks: dict[str, object] = {}

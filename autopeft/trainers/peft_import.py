@@ -20,6 +20,7 @@ from autopeft.spaces.methods.bridged import AbstractBridged
 from autopeft.spaces.methods.method import FieldKind
 from autopeft.spaces.methods.peft_table import OUTSIDE, OWN
 from autopeft.spaces.model_shape import ModelShape, Role, Site
+from autopeft.spaces.peft_config import config_at
 from autopeft.spaces.peft_targets import Module, pattern_value, saved_modules, targeted
 from autopeft.trainers.adapters.peft_bridge import SEEDED
 from autopeft.trainers.peft_export import PATTERNS
@@ -66,7 +67,10 @@ def read_peft_config(config: Json, shape: ModelShape) -> Configuration:
     nearest: list[str] | None = None
     for method in candidates:
         for choices in _choices(method):
-            rows = {layer: _values(method, _at(kind, given, modules), choices) for layer, modules in by_layer.items()}
+            rows = {
+                layer: _values(method, _at(kind, given, modules), choices) | dict(_read(method, given, modules))
+                for layer, modules in by_layer.items()
+            }
             wrong = _differences(method, given, defaults, rows, by_layer)
             if not wrong:
                 return configuration({method.name: _source(rows, by_layer)}, shape)
@@ -105,6 +109,8 @@ def _at(kind: str, config: Json, modules: list[Module]) -> dict[str, object]:
         ConfigurationError: They differ among them.
     """
     fields = dict(config)
+    if kind == "OSF":  # which leaves no one value, but what `_read` reads
+        return fields
     for field, pattern in (_LORA_PATTERNS if kind == "LORA" else PATTERNS.get(kind, {})).items():
         found = {
             str(value): value for m in modules if (value := pattern_value(config.get(pattern), m.names, config[field]))
@@ -158,6 +164,23 @@ def _values(method: AbstractBridged, fields: Json, choices: Mapping[str, FieldVa
             assert field.default is not None
             values[field.name] = field.default
     return values
+
+
+def _read(method: AbstractBridged, config: Json, modules: list[Module]) -> Mapping[str, FieldValue]:
+    """The fields that peft says of each map otherwise than we do.
+
+    Raises:
+        ConfigurationError: They differ among the targets of a layer.
+    """
+    kind = method.peft_type
+    found = [method.read_site(config_at(kind, config, m), cast(Site, m.linear)) for m in modules]  # type: ignore[call-arg]  # a static method held in a class variable
+    if any(row != found[0] for row in found):
+        raise ConfigurationError(
+            f"{method.name}: the targets in the layer of {modules[0].name} come to {found[0]} and others; a method has"
+            " one value for each layer here",
+            hint="give it targets of one width",
+        )
+    return found[0]
 
 
 def _differences(

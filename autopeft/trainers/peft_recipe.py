@@ -1,6 +1,6 @@
 """What a configuration is before training in terms of peft: the settings with which peft trains the same adapters."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -10,12 +10,17 @@ from peft.utils import PeftType
 from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import Configuration, MethodSetting
 from autopeft.spaces.methods import METHODS
-from autopeft.spaces.methods.bridged import AbstractBridged
-from autopeft.spaces.model_shape import ModelShape
-from autopeft.trainers.peft_export import PATTERNS, PLAIN_LORA, common_and_pattern
+from autopeft.spaces.methods.bridged import AbstractBridged, Values
+from autopeft.spaces.model_shape import ModelShape, Site
+from autopeft.trainers.peft_export import PATTERNS, common_and_pattern
 
 _LORA_PATTERNS: Final = {"r": "rank_pattern", "lora_alpha": "alpha_pattern"}
 _WITHOUT: Final = "train it with autopeft train"
+_CALLS: Final[Mapping[str, str]] = {
+    "ADALORA": "a call after every step",
+    "POLY": "task_ids with every batch",
+}
+"""What some types want beside their settings while they are trained."""
 _STEPS: Final[Mapping[str, str]] = {
     "eva": "peft fills its weights in a step of its own (initialize_lora_eva_weights)",
     "corda": "peft gathers what it starts from in a step of its own (preprocess_corda)",
@@ -48,70 +53,62 @@ def recipes(configuration: Configuration, shape: ModelShape) -> tuple[Recipe, ..
 def _recipe(setting: MethodSetting, shape: ModelShape) -> Recipe:
     method = METHODS[setting.method]
     if setting.method == "lora":
-        rows = {layer: _lora_fields(setting, layer) for layer in setting.layers}
-        kind, patterns = "LORA", _LORA_PATTERNS
+        kind, rows = "LORA", {path: _lora_fields(values) for path, _, values in _targets(setting, shape)}
     elif isinstance(method, AbstractBridged):
-        if method.peft_type == "ADALORA":
-            raise ConfigurationError(f"{setting.method}: peft's needs a call after every step", hint=_WITHOUT)
-        rows = {layer: _bridged_fields(method, setting, layer, shape) for layer in setting.layers}
+        if method.peft_type in _CALLS:
+            raise ConfigurationError(f"{setting.method}: peft's needs {_CALLS[method.peft_type]}", hint=_WITHOUT)
         kind = method.peft_type
-        patterns = _LORA_PATTERNS if kind in PLAIN_LORA else PATTERNS.get(kind, {})
+        rows = {path: _bridged_fields(method, site, values, path) for path, site, values in _targets(setting, shape)}
     else:
         raise ConfigurationError(f"{setting.method}: peft does not train it", hint=_WITHOUT)
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]
-    fields = _merged(setting, rows, patterns, shape)
+    fields = _merged(setting, rows, _LORA_PATTERNS if kind == "LORA" else PATTERNS.get(kind, {}))
     defaults = config_class().to_dict()
     kept = {name: value for name, value in fields.items() if value != defaults.get(name) or name == "target_modules"}
     return Recipe(method=setting.method, class_name=config_class.__name__, fields=kept)
 
 
-def _lora_fields(setting: MethodSetting, layer: int) -> dict[str, object]:
-    values = setting.at(layer) or {}
+def _targets(setting: MethodSetting, shape: ModelShape) -> Iterator[tuple[str, Site, Values]]:
+    """Path from the bare base model on, map and settings of each target."""
+    for layer in setting.layers:
+        values = setting.at(layer) or {}
+        for name in cast("tuple[str, ...]", values["targets"]):
+            yield f"{shape.path_of(layer)}.{name}", shape.site(layer, name), values
+
+
+def _lora_fields(values: Values) -> dict[str, object]:
     return {"r": values["rank"], "lora_alpha": values["alpha"], "lora_dropout": values["dropout"]}
 
 
-def _bridged_fields(
-    method: AbstractBridged, setting: MethodSetting, layer: int, shape: ModelShape
-) -> dict[str, object]:
-    values = setting.at(layer) or {}
-    sites = tuple(shape.site(layer, name) for name in cast("tuple[str, ...]", values["targets"]))
-    fields = method.peft_config(values, sites=sites)
+def _bridged_fields(method: AbstractBridged, site: Site, values: Values, path: str) -> dict[str, object]:
+    fields = method.peft_config(values, sites=(site,))
     if fields.get("freeze_a"):
-        raise ConfigurationError(f"{setting.method}.variant: peft has no setting that freezes A", hint=_WITHOUT)
+        raise ConfigurationError(f"{method.name}.variant: peft has no setting that freezes A", hint=_WITHOUT)
     init = str(fields.get("init_lora_weights"))
     if init in _STEPS:
-        raise ConfigurationError(f"{setting.method}.init: {_STEPS[init]}", hint=_WITHOUT)
+        raise ConfigurationError(f"{method.name}.init: {_STEPS[init]}", hint=_WITHOUT)
     if "feedforward_modules" in fields:
-        named = cast("list[str]", fields["feedforward_modules"])
-        fields["feedforward_modules"] = [_path(shape, layer, name) for name in named]
+        fields["feedforward_modules"] = [path] if fields["feedforward_modules"] else []
     return fields
 
 
 def _merged(
-    setting: MethodSetting, rows: Mapping[int, dict[str, object]], patterns: Mapping[str, str], shape: ModelShape
+    setting: MethodSetting, rows: Mapping[str, dict[str, object]], patterns: Mapping[str, str]
 ) -> dict[str, object]:
-    """One set of fields for all layers, what differs in its pattern.
+    """One set of fields for all targets, what differs in its pattern.
 
     Raises:
-        ConfigurationError: A field differs by layer that has none.
+        ConfigurationError: A field differs that has none.
     """
-    targets = {
-        layer: [_path(shape, layer, name) for name in cast("tuple[str, ...]", (setting.at(layer) or {})["targets"])]
-        for layer in setting.layers
-    }
     merged: dict[str, object] = {}
-    for field, first in rows[setting.layers[0]].items():
+    for field, first in next(iter(rows.values())).items():
         if field == "feedforward_modules":
             merged[field] = sorted(name for row in rows.values() for name in cast("list[str]", row[field]))
         elif field in patterns:
-            values = {path: row[field] for layer, row in rows.items() for path in targets[layer]}
+            values = {path: row[field] for path, row in rows.items()}
             merged[field], merged[patterns[field]] = common_and_pattern(values)
         elif any(row[field] != first for row in rows.values()):
             raise ConfigurationError(f"{setting.method}: {field} differs by layer, peft has one for all", hint=_WITHOUT)
         else:
             merged[field] = first
-    return merged | {"target_modules": [path for row in targets.values() for path in row]}
-
-
-def _path(shape: ModelShape, layer: int, name: str) -> str:
-    return f"{shape.path_of(layer)}.{name}"
+    return merged | {"target_modules": list(rows)}

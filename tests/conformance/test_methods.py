@@ -47,14 +47,14 @@ EXACT_IDENTITY = {
         "peanut",
         "peft_lora",
     ),
-    *("psoft", "pvera", "randlora", "road", "shira", "supertuning", "tinylora", "vera", "waveft"),
+    *("poly", "psoft", "pvera", "randlora", "road", "shira", "supertuning", "tinylora", "vera", "waveft"),
 }
 NEAR_IDENTITY = {
     *("binary_adapter", "binary_lora", "linear_parallel", "linear_series", "serial_adapter"),
-    *("hra", "peft_deft", "vblora"),
+    *("hra", "osf", "peft_deft", "vblora"),
 }
 """Drawn from N(0, 0.02) on both sides, as in the paper, or equal up to rounding."""
-NO_IDENTITY = {"c3a", "dept", "fourierft", "p_tuning", "prefix_tuning", "prompt_tuning"}
+NO_IDENTITY = {"c3a", "dept", "fourierft", "p_tuning", "prefix_tuning", "prompt_tuning", "unilora"}
 """What starts away from the base, as documented; a method that is in none of the three promises nothing."""
 
 SIZES: dict[str, tuple[FieldValue, FieldValue]] = {
@@ -85,7 +85,7 @@ SIZES: dict[str, tuple[FieldValue, FieldValue]] = {
     "adalora": (3, 5),
     **dict.fromkeys(("beft", "ia3", "road", "supertuning"), (1, 1)),
     **dict.fromkeys(("boft", "c3a", "oft"), (4, 8)),
-    **dict.fromkeys(("fourierft", "waveft"), (20, 30)),
+    **dict.fromkeys(("fourierft", "unilora", "waveft"), (20, 30)),
     **dict.fromkeys(("gralora", "hra"), (2, 4)),
 }
 

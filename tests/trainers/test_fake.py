@@ -17,6 +17,7 @@ def test_what_asks_for_values_is_answered() -> None:
         assert x.nonzero().shape == (12, 2)
         assert x[x > 0].shape == (12,)
         assert x.masked_select(x > 0).shape == (12,)
+        assert torch.distributions.Bernoulli(logits=x).sample().shape == (3, 4), "parameters are what they should be"
         assert torch.rand(1) > 0.5, "what is left out by chance is left in"
 
 

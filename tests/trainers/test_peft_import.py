@@ -18,6 +18,7 @@ from autopeft.trainers.peft_import import read_peft_config
 from autopeft.trainers.peft_recipe import recipes
 from tests.configurations import configuration, setting
 from tests.models import save_model
+from tests.spaces import builders
 
 QUERY, VALUE, KEY = "attention.self.query", "attention.self.value", "attention.self.key"
 TARGETS = ["query", "value"]
@@ -61,6 +62,13 @@ EQUAL: list[tuple[peft.PeftConfig, dict[str, object]]] = [
     (peft.LoHaConfig(r=2, target_modules=TARGETS, alpha=4), {"loha": {"rank": 2, "alpha": 4.0}}),
     (peft.VeraConfig(r=2, target_modules=TARGETS), {"vera": {"rank": 2}}),
     (
+        peft.OSFConfig(effective_rank=0.75, target_modules=TARGETS, rank_pattern={r"layer\.2\.": 30}),
+        {"osf": {"rank": [8, 8, 2]}},
+    ),
+    (peft.OSFConfig(target_modules=TARGETS), {"osf": {"rank": 16}}),
+    (peft.PolyConfig(r=2, target_modules=TARGETS, n_splits=2), {"poly": {"rank": 2, "splits": 2}}),
+    (peft.UniLoraConfig(r=2, target_modules=TARGETS), {"unilora": {"length": 256, "rank": 2}}),
+    (
         peft.IA3Config(target_modules=["key", "intermediate.dense"], feedforward_modules=[]),
         {"ia3": {"enabled": 1, "targets": [KEY, "intermediate.dense"]}},
     ),
@@ -95,6 +103,7 @@ REFUSED: list[tuple[dict[str, object], str]] = [
         as_written(peft.LoraConfig(target_modules=TARGETS, modules_to_save=["word_embeddings"])),
         "modules_to_save: bert.embeddings.word_embeddings is part of the base model",
     ),
+    (as_written(peft.PolyConfig(target_modules=TARGETS, n_tasks=3)), "n_tasks: got '3', which has no equal here"),
     (
         as_written(peft.IA3Config(target_modules=["query"], feedforward_modules=["query"])),
         r"feedforward_modules: got \"\['query'\]\"",
@@ -108,6 +117,13 @@ def test_what_has_no_equal_is_refused_by_name(config: dict[str, object], message
         read_peft_config(config, shape)
 
 
+def test_a_share_of_directions_is_refused_where_it_is_two_ranks_in_a_layer() -> None:
+    narrow = builders.shape(2, hidden=48, sites=builders.GATED, family="llama", heads=4, kv_heads=2)
+    config = as_written(peft.OSFConfig(effective_rank=0.5, target_modules=["q_proj", "v_proj"]))
+    with pytest.raises(ConfigurationError, match=r"osf: the targets in the layer of .*q_proj come to .*one value"):
+        read_peft_config(config, narrow)
+
+
 RECIPES = [
     configuration(setting("lora", (0, 2), rank=[2, 4], alpha=[4.0, 16.0], targets=[(QUERY,), (QUERY, VALUE)])),
     configuration(setting("peft_lora", (0, 1), rank=2, targets=(QUERY,), variant="dora", rslora=True)),
@@ -115,6 +131,8 @@ RECIPES = [
     configuration(setting("oft", (0, 2), block_size=4, targets=(QUERY,))),
     configuration(setting("ia3", (0, 2), enabled=1, targets=(KEY, "output.dense"))),
     configuration(setting("fourierft", (0, 2), frequencies=[9, 20], targets=(QUERY,))),
+    configuration(setting("osf", (0, 2), rank=[2, 5], targets=[(QUERY,), (QUERY, "output.dense")])),
+    configuration(setting("unilora", (0, 2), length=30, targets=(QUERY,))),
 ]
 
 
@@ -150,6 +168,10 @@ def test_a_recipe_builds_as_many_numbers_as_ours(config: object, base: Path, sha
             "peft_lora.init: peft fills its weights in a step of its own",
         ),
         (configuration(setting("adalora", (0,), rank=2, targets=(QUERY,))), "adalora: peft's needs a call after"),
+        (
+            configuration(setting("poly", (0,), rank=2, targets=(QUERY,))),
+            "poly: peft's needs task_ids",
+        ),
     ],
 )
 def test_what_peft_does_not_train_has_no_recipe(config: object, message: str, shape: ModelShape) -> None:

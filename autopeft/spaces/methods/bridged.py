@@ -39,6 +39,12 @@ class AbstractBridged(AbstractMethod, ABC):
     """Fields of peft's configuration with one value for this method."""
     options: ClassVar[Callable[[Values], Mapping[str, object]]] = staticmethod(lambda values: {})
     """Further fields of peft's configuration, from all values."""
+    by_site: ClassVar[Callable[[Site, Values], Mapping[str, object]]] = staticmethod(lambda site, values: {})
+    """Fields of peft's configuration that differ by map, of one map; only for types that are built map by map."""
+    read_site: ClassVar[Callable[[Mapping[str, object], Site], Mapping[str, FieldValue]]] = staticmethod(
+        lambda config, site: {}
+    )
+    """Our fields that `by_site` stands for, from peft's configuration at a map."""
     rule: ClassVar[Rule] = staticmethod(anything)
     coupled: ClassVar[bool] = False
     """Whether `rule` refuses combinations of settings, where each of them is right with others."""
@@ -46,12 +52,15 @@ class AbstractBridged(AbstractMethod, ABC):
     """Trainable numbers that the targets of layers with equal settings have in common, from these targets."""
 
     def peft_config(self, values: Values, *, sites: tuple[Site, ...]) -> dict[str, object]:
-        """Keyword arguments of peft's configuration class for these `values` on `sites`, without targets."""
+        """Keyword arguments of peft's configuration class for these `values` on `sites`, without targets.
+
+        What differs by map is in it where `sites` is one map.
+        """
         config = {column: values[field] for field, column in self.columns.items()}
         config |= {**self.constants, **self.options(values)}  # type: ignore[call-arg]  # a static method held in a class variable
         if self.peft_type == "IA3":
             config["feedforward_modules"] = [site.name for site in sites if site.role is Role.MLP_DOWN]
-        return config
+        return config | (self.by_site(sites[0], values) if len(sites) == 1 else {})  # type: ignore[call-arg]  # as above
 
     def parameters(self, shape: ModelShape, *, layer: int, values: Values) -> int:
         sites = target_sites(self.name, shape, layer=layer, values=values)

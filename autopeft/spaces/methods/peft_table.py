@@ -37,11 +37,8 @@ OUTSIDE: Final[Mapping[str, str]] = MappingProxyType(
         "FROD": "it decomposes the weights of all layers together, so no layer can have a size of its own",
         "LILY": "it mixes experts by an average over the tokens of a batch, so padding changes a result",
         "MULTITASK_PROMPT_TUNING": "it needs the number of the task with each row",
-        "OSF": "it trains as many numbers as the weight has and projects gradients in hooks of its own",
-        "POLY": "it needs the number of the task with each row",
         "SHADOW": "it is a second model beside the first",
         "TRAINABLE_TOKENS": "it trains rows of the embedding, which belong to no layer",
-        "UNILORA": "one vector is spread over all maps by one shuffle, so no layer has a size of its own",
         "XLORA": "it routes adapters that are trained already",
     }
 )

@@ -39,6 +39,7 @@ from autopeft.spaces.methods.peft_low_rank import (
     VbLora,
     Vera,
 )
+from autopeft.spaces.methods.peft_subspace import Osf, Poly, UniLora
 from autopeft.spaces.model_shape import Site
 
 
@@ -290,8 +291,10 @@ PEFT_TYPES: tuple[AbstractBridged, ...] = (
     Lokr(),
     Miss(),
     Oft(),
+    Osf(),
     Peanut(),
     PeftDeft(),
+    Poly(),
     Psoft(),
     Pvera(),
     RandLora(),
@@ -299,6 +302,7 @@ PEFT_TYPES: tuple[AbstractBridged, ...] = (
     Shira(),
     Supertuning(),
     TinyLora(),
+    UniLora(),
     VbLora(),
     Vera(),
     WaveFt(),

@@ -12,7 +12,7 @@ they take out of the weight is kept as two frozen factors and subtracted, which 
 Shapes: I and O the map's input and output width, R rank.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast, final
 
 import torch
@@ -42,6 +42,7 @@ from autopeft.trainers.adapters.peft_build import (
     taken_out,
     tuned,
 )
+from autopeft.trainers.adapters.peft_factors import LOW_RANK
 from autopeft.trainers.adapters.site_facts import Need
 from autopeft.trainers.adapters.site_updates import AbstractSiteUpdate, SiteUpdates, in_layout
 from autopeft.trainers.fake import has_values
@@ -53,7 +54,7 @@ _NESTED: Final[Mapping[str, type]] = {
     "lora_ga_config": LoraGAConfig,
 }
 """Fields of LoRA's configuration that hold a configuration of their own."""
-FROM_WEIGHT: Final = frozenset({"DEFT", "DELORA", "PSOFT", "SUPERTUNING", "TINYLORA"})
+FROM_WEIGHT: Final = frozenset({"DEFT", "DELORA", "OSF", "PSOFT", "SUPERTUNING", "TINYLORA"})
 """Types whose tensors depend on the weight; of LoRA, the variants and initialisations in `_starts_from_weight`."""
 
 
@@ -121,6 +122,8 @@ class PeftSite(AbstractSiteUpdate):
     def derive(self, linear: LinearLike) -> None:
         self.view.shown = [linear]
         self._alone = not linear._forward_hooks
+        if self._recipe.peft_type == "OSF":
+            _project_gradients(self.layer)
         if not has_values(linear.weight):
             return
         if self.needs is not None and self._fact is None:
@@ -139,7 +142,7 @@ class PeftSite(AbstractSiteUpdate):
         copied = frozen_linear(self._site, weight=weight, bias=bias)
         if self._fact is not None:
             peft_data.prepare(copied, self._recipe.config, self._fact.to(weight.device))
-        fresh = tuned(self._recipe, {self._site.name: copied})[self._site.name]
+        fresh = tuned(self._recipe.at(self._site), {self._site.name: copied})[self._site.name]
         if self._fact is not None:
             peft_data.finish(fresh, self._recipe.config, self._fact.to(weight.device))
             self._fact = None
@@ -154,16 +157,22 @@ class PeftSite(AbstractSiteUpdate):
         self.started.fill_(1)
 
     def forward(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        if self._recipe.peft_type == "POLY" and x.dim() == 2:
+            return self(x[None], output[None])[0]  # it mixes by row
         base = output if self._alone else self.view(x)
         own = base if self._alone else base.clone()  # some types add in place
         self.view.known = (x, self._without_taken(x, own))
         try:
-            changed = self.layer(x)
+            changed = self.layer(x, **self._options(x))
         finally:
             self.view.known = None
         if not self._alone:
             changed = output + (changed - base)
         return changed.to(output.dtype)
+
+    def _options(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the layer asks for beside its input: of POLY the number of each row's task, and there is one task."""
+        return {"task_ids": torch.zeros(len(x), dtype=torch.long)} if self._recipe.peft_type == "POLY" else {}
 
     def _without_taken(self, x: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
         if not self._recipe.takes_out:
@@ -173,13 +182,13 @@ class PeftSite(AbstractSiteUpdate):
 
     @torch.no_grad()
     def low_rank(self) -> tuple[torch.Tensor, torch.Tensor, float]:
-        """A [K, I], B [O, K] and scale of what a LoRA or AdaLoRA layer adds to the weight, DoRA's norms left out.
+        """A [K, I], B [O, K] and scale of what a layer of `LOW_RANK` adds to the weight, DoRA's norms left out.
 
         K is R, 2 R where the layer takes directions out of the weight, or the rank that AdaLoRA has left of R.
         """
         layer = self.layer
-        if self._recipe.peft_type == "ADALORA":
-            return _kept_triplets(layer)
+        if self._recipe.peft_type != "LORA":
+            return LOW_RANK[self._recipe.peft_type](layer)
         assert isinstance(layer, Factors)
         a, b, scale = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, layer.scaling[ADAPTER]
         assert isinstance(a, torch.Tensor)
@@ -258,6 +267,7 @@ def _recipe(method: AbstractBridged, placement: Placement, sites: Sequence[Site]
         peft_type=method.peft_type,
         freeze_a=bool(config.pop("freeze_a", False)),
         config=config,
+        by_site={site.name: method.by_site(site, placement.values) for site in sites},  # type: ignore[call-arg]  # a static method held in a class variable
         seed=int(torch.randint(2**62, (1,), generator=placement.generator)),
         rank=placement.size("rank") if takes_out else 0,
         from_weight=takes_out
@@ -282,9 +292,7 @@ def _distance_from_orthonormal(layer: nn.Module) -> torch.Tensor:
     return torch.linalg.matrix_norm(a @ a.t() - eye) + torch.linalg.matrix_norm(b.t() @ b - eye)
 
 
-def _kept_triplets(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """AdaLoRA's update as a LoRA of the triplets that were not taken away: A with its entries of E in it, B, scale."""
-    a, e, b = (layer.get_parameter(f"lora_{name}.{ADAPTER}") for name in "AEB")
-    scaling, rank = cast("dict[str, float]", layer.scaling)[ADAPTER], layer.get_buffer(f"ranknum.{ADAPTER}")
-    kept = e[:, 0] != 0
-    return (a * e)[kept], b[:, kept], scaling / (float(rank) + 1e-5)
+def _project_gradients(layer: nn.Module) -> None:
+    """Put OSF's hooks on the parameters that are there now: converting a module may have made new ones."""
+    cast("Callable[[], None]", layer._detach_hooks)()
+    cast("Callable[[str], None]", layer._attach_hooks)(ADAPTER)

@@ -43,6 +43,8 @@ class Recipe:
 
     peft_type: str
     config: Mapping[str, object]
+    by_site: Mapping[str, Mapping[str, object]]
+    """Of a target, the fields that differ by map."""
     seed: int
     rank: int
     freeze_a: bool
@@ -54,6 +56,10 @@ class Recipe:
     """What it must be told of the training rows to start."""
     orthogonality: float
     """Weight in the loss of how far A and B are from orthonormal; 0 for none."""
+
+    def at(self, site: Site) -> "Recipe":
+        """What to build one map's layer from, alone."""
+        return replace(self, config={**self.config, **self.by_site[site.name]})
 
 
 @final
@@ -109,7 +115,7 @@ def skeleton(recipe: Recipe, sites: Sequence[Site]) -> dict[str, BaseTunerLayer]
     recipe = replace(recipe, config=peft_data.without_data(recipe.config))
     for site in sites:
         with torch.device("meta"):
-            layers |= tuned(recipe, {site.name: nn.Linear(site.d_in, site.d_out, bias=site.bias)})
+            layers |= tuned(recipe.at(site), {site.name: nn.Linear(site.d_in, site.d_out, bias=site.bias)})
     for layer in layers.values():
         module = cast("nn.Module", layer)
         module.base_layer = nn.Identity()

@@ -56,7 +56,10 @@ def values_of(method: str, **fields: FieldValue) -> dict[str, FieldValue]:
         ),
         ("peft_lora", {"rank": 3, "init": "orthogonal"}, "peft_lora.rank: 3 is odd, init orthogonal needs an even"),
         ("peft_lora", {"rank": 48, "variant": "kasa"}, "peft_lora.rank: 48 is not below the width 48"),
+        ("osf", {"rank": 48}, "osf.rank: 48 is not below the width 48"),
+        ("poly", {"rank": 2, "splits": 5}, "poly.splits: 5 does not divide the width 48"),
         ("psoft", {"rank": 1}, "psoft.rank: 1 has no rotation"),
+        ("unilora", {"length": 9, "rank": 49}, "unilora.rank: 49 is above the width 48"),
         ("road", {"group_size": 3}, "road.group_size: 3 is odd"),
         ("road", {"group_size": 10}, "road.group_size: 10 does not divide the width 48"),
         ("shira", {"rank": 25}, "shira.rank: 25 has more entries than the weight"),
@@ -78,9 +81,10 @@ def test_every_setting_reaches_peft(method: AbstractBridged) -> None:
     config = method.peft_config(values_of(method.name), sites=BASE.layers[0])
     config.pop("freeze_a", None)
     known = {row for row in kinds[peft.PeftType(method.peft_type)].__dataclass_fields__}
-    assert set(config) <= known
+    assert set(config) | set(method.by_site(BASE.layers[0][0], values_of(method.name))) <= known
     own = {field.name for field in method.fields} - {"targets", "enabled"}
     optional = {"variant", "init", "mode", "kasa_beta", "kasa_gamma", "warmup_share", "final_share"}
+    optional |= set(method.read_site(config, BASE.layers[0][0]))
     assert own - optional <= set(method.columns) <= own
     assert method.peft_type in SITE_COUNTS
 

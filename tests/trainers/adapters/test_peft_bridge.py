@@ -168,11 +168,47 @@ def test_layers_of_equal_settings_share_projections_and_others_do_not(bert: PreT
     assert not any("vera_A" in name for name in adapters.state_dict()), "drawn by key, not saved"
 
 
-def test_a_bank_is_trained_and_saved_once(bert: PreTrainedModel) -> None:
+@pytest.mark.parametrize(("method", "tensor"), [("vblora", "vector_bank"), ("unilora", "theta_d")])
+def test_a_bank_is_trained_and_saved_once(method: str, tensor: str, bert: PreTrainedModel) -> None:
     shape = measure(bert, bert.config)
-    adapters = build(shape, configuration(on_query("vblora", layers=(0, 2))), seed=0)
-    assert sum("vector_bank" in name for name in adapters.state_dict()) == 1
+    adapters = build(shape, configuration(on_query(method, layers=(0, 2))), seed=0)
+    assert sum(tensor in name for name in adapters.state_dict()) == 1
     assert adapters.n_parameters == count_parameters(adapters.configuration, shape).total
+
+
+@pytest.mark.parametrize("attached", ["once", "again", "converted"])
+def test_osf_moves_no_direction_that_stays(attached: str, bert: PreTrainedModel) -> None:
+    shape = measure(bert, bert.config)
+    adapters = build(shape, configuration(on_query("osf", rank=5)), seed=0)
+    if attached == "again":
+        adapters.attach(bert, shape)
+        adapters.remove()
+    elif attached == "converted":
+        for module in adapters.modules():  # as a conversion to another device does that cannot be done in place
+            for name, row in list(module._parameters.items()):
+                module._parameters[name] = None if row is None else nn.Parameter(row.detach().clone())
+    adapters.attach(bert, shape)
+    u, _, v = torch.linalg.svd(query(bert, shape).weight)
+    run(bert).square().sum().backward()
+    grads = {name.rsplit(".")[-1]: row.grad for name, row in adapters.named_parameters()}
+    adapters.remove()
+    assert all(grad is not None and grad.abs().max() > 1e-6 for grad in grads.values())
+    assert (u[:, :-5].t() @ grads["U_low"]).abs().max() < 1e-4 * grads["U_low"].abs().max()  # type: ignore[union-attr]
+    assert (grads["V_low"] @ v[:-5].t()).abs().max() < 1e-4 * grads["V_low"].abs().max()  # type: ignore[union-attr,operator]
+
+
+def test_poly_draws_a_mixture_for_each_row_in_training_alone(bert: PreTrainedModel) -> None:
+    shape = measure(bert, bert.config)
+    linear = query(bert, shape)
+    x = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(2)).expand(2, -1, -1)
+    with inject(bert, shape, configuration(on_query("poly", splits=2)), seed=0) as adapters:
+        disturb(adapters)
+        first, second = linear(x)
+        assert torch.equal(first, second)
+        torch.testing.assert_close(linear(x[0]), first)
+        adapters.train()
+        first, second = linear(x)
+        assert not torch.equal(first, second)
 
 
 def test_dora_starts_with_the_norms_of_the_rows(bert: PreTrainedModel) -> None:
