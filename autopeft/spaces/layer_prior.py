@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from autopeft.spaces.carry import relative_layer
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
 
@@ -30,13 +31,8 @@ def onto_depth(weights: Mapping[int, float], n_from: int, n_to: int) -> dict[int
     Each layer takes the weight of the layer at the nearest relative depth (first to first, last to last, halves
     upwards), none where that one has none. With equal depths nothing changes.
     """
-    span_from, span_to = n_from - 1, max(n_to - 1, 1)
-    found: dict[int, float] = {}
-    for layer in range(n_to):
-        nearest = (2 * layer * span_from + span_to) // (2 * span_to)
-        if nearest in weights:
-            found[layer] = weights[nearest]
-    return found
+    nearest = {layer: relative_layer(layer, n_from, n_to) for layer in range(n_to)}
+    return {layer: weights[origin] for layer, origin in nearest.items() if origin in weights}
 
 
 def weighted_sample(

@@ -21,8 +21,7 @@ def test_layers_of_another_depth_take_the_nearest_relative_depth(n_from: int, n_
     found = onto_depth({layer: float(layer) for layer in range(n_from)}, n_from, n_to)
     assert list(found) == list(range(n_to))
     for layer, nearest in found.items():
-        depth = layer / max(n_to - 1, 1) * (n_from - 1)
-        assert abs(nearest - depth) <= 0.5
+        assert 2 * abs(nearest * max(n_to - 1, 1) - layer * (n_from - 1)) <= max(n_to - 1, 1)
     assert found[0] == 0
     assert n_to == 1 or found[n_to - 1] == n_from - 1
     assert n_from != n_to or all(nearest == layer for layer, nearest in found.items())
