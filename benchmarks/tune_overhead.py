@@ -27,7 +27,16 @@ from autopeft.studies.events import StudyEvent, TrialFinished
 from autopeft.studies.executor import Resources, WorkerSpec
 from autopeft.studies.records import RunRecord, TrialRecord
 from autopeft.studies.storage import StudyStorage
-from autopeft.trainers.job import AbstractTrainer, DataSpec, ModelSpec, Report, TaskSpec, TrainingSettings, TrainJob
+from autopeft.trainers.job import (
+    AbstractSlots,
+    AbstractTrainer,
+    DataSpec,
+    ModelSpec,
+    Report,
+    TaskSpec,
+    TrainingSettings,
+    TrainJob,
+)
 
 OBJECTIVES = resolve_objectives(("accuracy", "parameters", "memory"), metric="accuracy")
 EPOCHS = 3
@@ -39,7 +48,7 @@ class IdleTrainer(AbstractTrainer):
     def __init__(self, model: ModelSpec, task: TaskSpec, training: TrainingSettings) -> None:
         pass
 
-    def run(self, job: TrainJob) -> Iterator[Report]:
+    def run(self, job: TrainJob, slots: AbstractSlots | None = None) -> Iterator[Report]:
         for epoch in range(1, job.epochs + 1):
             yield Report(slot=0, measurement=row(epoch, job.seeds[0]), done=epoch == job.epochs)
 

@@ -149,13 +149,28 @@ class Report:
     """One configuration of a job finished an epoch, or failed."""
 
     slot: int
-    """Index into the job's configurations."""
+    """Index into the job's configurations; beyond them, the refills in the order in which they were given."""
     measurement: Measurement | None
     failure: tuple[str, str] | None = None
     """(kind, message) when this configuration failed; it reports nothing more."""
     done: bool = False
     """True on the last report of this configuration."""
     test_metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class AbstractSlots(ABC):
+    """What the study says of a job while it is trained; called in the process that trains, between two reports."""
+
+    @abstractmethod
+    def stopped(self, slot: int) -> bool:
+        """Whether the study has stopped this configuration; asked after each of its reports but the last."""
+
+    @abstractmethod
+    def refill(self) -> TrainJob | None:
+        """A job of one configuration for a slot that is free now, None for nothing (a later free slot asks again).
+
+        Its slot is the next number: the configurations of the job, then the earlier refills.
+        """
 
 
 class AbstractTrainer(ABC):
@@ -165,8 +180,11 @@ class AbstractTrainer(ABC):
     """
 
     @abstractmethod
-    def run(self, job: TrainJob) -> Iterator[Report]:
+    def run(self, job: TrainJob, slots: AbstractSlots | None = None) -> Iterator[Report]:
         """Train, yielding a report for every configuration and epoch. Closing the iterator stops training.
+
+        `slots` may stop configurations early, and gives others for the slots that become free; the reports of
+        several configurations may come in any order, those of one by epoch.
 
         A configuration that diverges or runs out of memory yields one report with its failure; only a bug raises.
         """

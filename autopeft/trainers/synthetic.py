@@ -14,7 +14,8 @@ from autopeft.objectives.objective import METRICS, Direction
 from autopeft.objectives.parameters import count_parameters
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.model_shape import ModelShape
-from autopeft.trainers.job import AbstractTrainer, Report, TrainJob
+from autopeft.trainers.job import AbstractSlots, AbstractTrainer, Report, TrainJob
+from autopeft.trainers.slots import Entries, Entry
 
 FAILURES = ("oom", "diverged", "timeout", "crashed")
 
@@ -88,22 +89,28 @@ class SyntheticTrainer(AbstractTrainer):
         """The base model's shape."""
         return self._shape
 
-    def run(self, job: TrainJob) -> Iterator[Report]:
+    def run(self, job: TrainJob, slots: AbstractSlots | None = None) -> Iterator[Report]:
         """One report a configuration and epoch, as a real trainer gives them."""
-        for slot, (configuration, seed) in enumerate(zip(job.configurations, job.seeds, strict=True)):
-            kind = self._failure(configuration)
-            if kind is not None:
-                yield Report(slot=slot, measurement=None, failure=(kind, f"synthetic {kind}"), done=True)
-                continue
-            for epoch in range(1, job.epochs + 1):
-                if self._epoch_seconds:
-                    time.sleep(self._epoch_seconds)
-                done = epoch == job.epochs
-                tests = (
-                    {self._metric: self.value(configuration, seed=seed, draw=0)} if done and job.evaluate_test else {}
-                )
-                measurement = self._measure(configuration, seed=seed, epoch=epoch)
-                yield Report(slot=slot, measurement=measurement, done=done, test_metrics=tests)
+        entries = Entries(job, slots)
+        for entry in entries.in_turn():
+            for report in self._reports(entry):
+                yield report
+                if not report.done and entries.stopped(entry.slot):
+                    break
+
+    def _reports(self, entry: Entry) -> Iterator[Report]:
+        configuration, seed, job = entry.configuration, entry.seed, entry.job
+        kind = self._failure(configuration)
+        if kind is not None:
+            yield Report(slot=entry.slot, measurement=None, failure=(kind, f"synthetic {kind}"), done=True)
+            return
+        for epoch in range(1, job.epochs + 1):
+            if self._epoch_seconds:
+                time.sleep(self._epoch_seconds)
+            done = epoch == job.epochs
+            tests = {self._metric: self.value(configuration, seed=seed, draw=0)} if done and job.evaluate_test else {}
+            measurement = self._measure(configuration, seed=seed, epoch=epoch)
+            yield Report(slot=entry.slot, measurement=measurement, done=done, test_metrics=tests)
 
     def close(self) -> None:
         """Nothing to free."""

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,13 +21,22 @@ from autopeft.trainers.calibration import calibrate
 from autopeft.trainers.checkpoint import read_config
 from autopeft.trainers.data import Splits
 from autopeft.trainers.inject import AdapterSet, inject
-from autopeft.trainers.job import AbstractTrainer, ModelSpec, Report, TaskSpec, TrainingSettings, TrainJob
+from autopeft.trainers.job import (
+    AbstractSlots,
+    AbstractTrainer,
+    ModelSpec,
+    Report,
+    TaskSpec,
+    TrainingSettings,
+    TrainJob,
+)
 from autopeft.trainers.model import LoadedModel, load_head_state, load_model, read_shape, reset_head
 from autopeft.trainers.precision import fit_model
 from autopeft.trainers.rows import Split
 from autopeft.trainers.saved import read_adapter, save_adapter
 from autopeft.trainers.scores import Scores
 from autopeft.trainers.sites import without_cache
+from autopeft.trainers.slots import Entries, Entry
 from autopeft.trainers.task import load_task, read_split, resolve_task, tokenize_split
 from autopeft.trainers.tokens import cache_folder
 
@@ -137,8 +146,8 @@ class Trainer(AbstractTrainer):
             cache=self._cache,
         )
 
-    def run(self, job: TrainJob) -> Iterator[Report]:
-        """Train the job's configurations one after the other.
+    def run(self, job: TrainJob, slots: AbstractSlots | None = None) -> Iterator[Report]:
+        """Train the job's configurations one after the other, and then what `slots` refills them with.
 
         `job.settings["deadline_seconds"]` limits each of them. The head is drawn anew from each one's seed. The test
         split is scored with the last report of each where the job says so, and is not touched otherwise. A
@@ -149,19 +158,24 @@ class Trainer(AbstractTrainer):
             DataError: The data cannot be used.
             ModelError: The base cannot be loaded.
         """
-        assert len(job.seeds) == len(job.configurations), "one seed a configuration"
-        assert not job.output_dirs or len(job.output_dirs) == len(job.configurations), "one folder a configuration"
-        for slot in range(len(job.configurations)):
+        entries = Entries(job, slots)
+        for entry in entries.in_turn():
             failure: tuple[str, str] | None = None
+            reports = self._train_one(entry)
             try:
-                yield from self._train_one(job, slot)
+                for report in reports:
+                    yield report
+                    if not report.done and entries.stopped(entry.slot):
+                        break
             except (TrialError, MemoryError, RuntimeError) as error:
                 failure = failure_of(error)
                 if failure is None:
                     raise
+            finally:
+                reports.close()
             if failure is not None:
                 self._free()
-                yield Report(slot=slot, measurement=None, failure=failure, done=True)
+                yield Report(slot=entry.slot, measurement=None, failure=failure, done=True)
 
     def evaluate(self, adapter: Path | AdapterSet, split: str = "test") -> dict[str, float]:
         """Metrics and loss of a trained adapter on a split; see `score`.
@@ -206,8 +220,8 @@ class Trainer(AbstractTrainer):
         self._tokens.clear()
         self._free()
 
-    def _train_one(self, job: TrainJob, slot: int) -> Iterator[Report]:
-        configuration, seed = job.configurations[slot], job.seeds[slot]
+    def _train_one(self, entry: Entry) -> Generator[Report]:
+        configuration, seed, job = entry.configuration, entry.seed, entry.job
         settings = loop.settings_of(self._settings, configuration)
         if not self._task.reads_images:
             check_length(self._model, settings.max_length, virtual=virtual_tokens(configuration))
@@ -224,10 +238,9 @@ class Trainer(AbstractTrainer):
             for measurement in loop.train(run):
                 done = measurement.epoch == job.epochs
                 tests = loop.evaluate(run, self.tokens("test")) if done and job.evaluate_test else {}
-                folder = job.output_dirs[slot] if done and job.output_dirs else None
-                if folder is not None:
-                    self._save(folder, adapters, measurement)
-                yield Report(slot=slot, measurement=measurement, done=done, test_metrics=tests)
+                if done and entry.folder is not None:
+                    self._save(entry.folder, adapters, measurement)
+                yield Report(slot=entry.slot, measurement=measurement, done=done, test_metrics=tests)
         finally:
             adapters.remove()
 

@@ -19,7 +19,16 @@ from autopeft.studies.definition import StudyDefinition
 from autopeft.studies.drive import Plan
 from autopeft.studies.executor import WorkerSpec
 from autopeft.studies.storage import StoredStudy, StudyStorage
-from autopeft.trainers.job import AbstractTrainer, DataSpec, ModelSpec, Report, TaskSpec, TrainingSettings, TrainJob
+from autopeft.trainers.job import (
+    AbstractSlots,
+    AbstractTrainer,
+    DataSpec,
+    ModelSpec,
+    Report,
+    TaskSpec,
+    TrainingSettings,
+    TrainJob,
+)
 from tests.spaces.builders import shape
 
 OBJECTIVES: tuple[Objective, ...] = resolve_objectives(("accuracy", "parameters"), metric="accuracy")
@@ -83,7 +92,7 @@ class EchoTrainer(AbstractTrainer):
     def __init__(self, model: ModelSpec, task: TaskSpec, training: TrainingSettings) -> None:
         self.seconds = float(os.environ.get("ECHO_SECONDS", "0"))
 
-    def run(self, job: TrainJob) -> Iterator[Report]:
+    def run(self, job: TrainJob, slots: AbstractSlots | None = None) -> Iterator[Report]:
         (configuration,), (seed,) = job.configurations, job.seeds
         rng = np.random.default_rng(seed)
         for epoch in range(1, job.epochs + 1):
@@ -99,7 +108,7 @@ class EchoTrainer(AbstractTrainer):
 class TroubledTrainer(EchoTrainer):
     """Fails in a way that follows from the rank; rank 0 mod 7 is fine."""
 
-    def run(self, job: TrainJob) -> Iterator[Report]:
+    def run(self, job: TrainJob, slots: AbstractSlots | None = None) -> Iterator[Report]:
         match rank_of(job.configurations[0]) % 7:
             case 1:
                 raise ValueError("a bug\nin two lines")
@@ -115,13 +124,13 @@ class TroubledTrainer(EchoTrainer):
             case 6:
                 yield Report(slot=0, measurement=None, done=True)
             case _:
-                yield from super().run(job)
+                yield from super().run(job, slots)
 
 
 class MortalTrainer(EchoTrainer):
     """Kills its process (rank 1 once, rank 2 always) or hangs (rank 3); counts itself in the folder named in MORTAL."""
 
-    def run(self, job: TrainJob) -> Iterator[Report]:
+    def run(self, job: TrainJob, slots: AbstractSlots | None = None) -> Iterator[Report]:
         rank = rank_of(job.configurations[0])
         mark = Path(os.environ["MORTAL"]) / f"died-{rank}"
         if rank == 2 or (rank == 1 and not mark.exists()):
@@ -129,7 +138,7 @@ class MortalTrainer(EchoTrainer):
             os.kill(os.getpid(), 9)
         if rank == 3:
             time.sleep(600)
-        yield from super().run(job)
+        yield from super().run(job, slots)
 
 
 class ModellessTrainer(EchoTrainer):
