@@ -8,6 +8,7 @@ import autopeft.search
 
 if TYPE_CHECKING:
     from autopeft.errors import AutoPeftError
+    from autopeft.studies.library import export_studies, import_studies
     from autopeft.studies.loading import load
     from autopeft.studies.session import search
     from autopeft.studies.study import Study
@@ -15,11 +16,22 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["AutoPeftError", "Study", "__version__", "load", "search", "train"]
+__all__ = [
+    "AutoPeftError",
+    "Study",
+    "__version__",
+    "export_studies",
+    "import_studies",
+    "load",
+    "search",
+    "train",
+]
 
 _HOMES = {
     "AutoPeftError": "autopeft.errors",
     "Study": "autopeft.studies.study",
+    "export_studies": "autopeft.studies.library",
+    "import_studies": "autopeft.studies.library",
     "load": "autopeft.studies.loading",
     "train": "autopeft.studies.train",
 }

@@ -167,11 +167,25 @@ def train(
 
 
 @app.command()
-def studies(storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
-    """The studies in a storage."""
+def studies(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[STUDY]...", help="With --export: which ones.", show_default=False)
+    ] = None,
+    export: Annotated[bool, typer.Option("--export", help="Write the studies named into one file, --out.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The file that --export makes.", show_default=False)
+    ] = None,
+    import_: Annotated[
+        Path | None,
+        typer.Option("--import", metavar="FILE", help="Take in the studies of an exported file.", show_default=False),
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """The studies in a storage; with --export and --import they move between storages as one file."""
     from autopeft.studies.commands import studies as run
 
-    run(storage=storage, as_json=as_json)
+    run(names or (), export=export, out=out, import_=import_, storage=storage, as_json=as_json)
 
 
 @app.command()

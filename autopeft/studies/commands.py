@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autopeft.errors import SpecError
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
 from autopeft.studies.bind import BoundStudy, bind_study
@@ -147,7 +148,45 @@ def trials(name: str, *, storage: str, as_json: bool) -> None:
         print_table(trials_table(study.history(), study.spec.objectives, shape=study.shape()))
 
 
-def studies(*, storage: str, as_json: bool) -> None:
+def studies(
+    names: Sequence[str], *, export: bool, out: Path | None, import_: Path | None, storage: str, as_json: bool
+) -> None:
+    """List the studies of a storage, write some into a file, or take in those of a file."""
+    from autopeft.studies.library import export_studies, import_studies
+
+    _check_studies_options(names, export=export, out=out, import_=import_)
+    if import_ is not None:
+        show_moved(import_studies(import_, storage=storage), import_, "imported from", as_json=as_json)
+    elif out is not None:
+        show_moved(names, export_studies(names, out, storage=storage), "written to", as_json=as_json)
+    else:
+        list_studies(storage=storage, as_json=as_json)
+
+
+def _check_studies_options(names: Sequence[str], *, export: bool, out: Path | None, import_: Path | None) -> None:
+    """Refuse options that do not belong together.
+
+    Raises:
+        SpecError: With the form that does what was probably meant.
+    """
+    form = "autopeft studies --export STUDY... --out FILE"
+    if import_ is not None and (export or names or out is not None):
+        raise SpecError("--import: takes every study of its file, and no other option but --storage and --json")
+    if export and not (names and out is not None):
+        raise SpecError(f"--export: {'--out FILE is missing' if names else 'no study is named'}", hint=form)
+    if not export and (names or out is not None):
+        raise SpecError(f"{'--out' if out is not None else names[0]}: goes with --export only", hint=form)
+
+
+def show_moved(names: Sequence[str], file: Path, how: str, *, as_json: bool) -> None:
+    """Say which studies went into, or came out of, a file."""
+    if as_json:
+        print_json({"file": str(file), "studies": list(names)})
+    else:
+        print(f"{', '.join(names)}: {how} {file}")
+
+
+def list_studies(*, storage: str, as_json: bool) -> None:
     """List the studies of a storage."""
     with StudyStorage.open(storage) as there:
         found = there.studies()

@@ -3,7 +3,7 @@
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,6 +137,33 @@ def swap_study_attr(engine: "Engine", study_id: int, key: str, *, old: object | 
             )
     except IntegrityError:
         return False
+
+
+def publish_studies(engine: "Engine", names: Mapping[int, str], *, key: str, value: object) -> None:
+    """Rename studies and give each of them an attribute, all in one transaction.
+
+    Args:
+        engine: The database's.
+        names: New name by Optuna's id of the study.
+        key: Full name of the attribute; the studies do not have it yet.
+        value: What it becomes, in JSON values.
+
+    Raises:
+        StorageError: One of the names is taken; nothing was changed.
+    """
+    from optuna.storages._rdb.models import StudyModel, StudyUserAttributeModel
+    from sqlalchemy import insert, update
+    from sqlalchemy.exc import IntegrityError
+
+    try:
+        with engine.begin() as connection:
+            for study_id, name in names.items():
+                connection.execute(update(StudyModel).where(StudyModel.study_id == study_id).values(study_name=name))
+                row = {"study_id": study_id, "key": key, "value_json": json.dumps(value)}
+                connection.execute(insert(StudyUserAttributeModel).values(**row))
+    except IntegrityError:
+        taken = ", ".join(repr(name) for name in names.values())
+        raise StorageError(f"storage: a study called {taken} was made meanwhile", hint="run it again") from None
 
 
 def _check_file(database: str | None, name: str, *, create: bool) -> None:

@@ -111,7 +111,7 @@ class StudyStorage:
         found = self._find(name)
         with translated(self.name), quiet_optuna():
             if found is None:
-                study_id = self.database.create_new_study(_directions(definition.objectives), name)
+                study_id = self.begin(name, definition)
             elif PREFIX + "format" not in found.user_attrs and not self._has_trials(found):
                 study_id = found._study_id
             else:
@@ -120,6 +120,13 @@ class StudyStorage:
                 study_id = found._study_id
             self._write_definition(study_id, definition)
         return StoredStudy(self, study_id=study_id, name=name, definition=definition)
+
+    def begin(self, name: str, definition: StudyDefinition) -> int:
+        """Optuna's id of a new study with nothing of ours in it yet; nobody sees it before it has its format."""
+        study_id = self.database.create_new_study(_directions(definition.objectives), name)
+        names = [objective.name for objective in definition.objectives]
+        self.database.set_study_system_attr(study_id, "study:metric_names", names)
+        return study_id
 
     def _find(self, name: str) -> "FrozenStudy | None":
         with translated(self.name):
@@ -163,8 +170,6 @@ class StudyStorage:
         for key, value in (definition.to_attrs() | {"format": FORMAT}).items():
             if there.get(PREFIX + key) != plain(value):
                 self.database.set_study_user_attr(study_id, PREFIX + key, value)
-        names = [objective.name for objective in definition.objectives]
-        self.database.set_study_system_attr(study_id, "study:metric_names", names)
 
 
 class StoredStudy:
