@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Optuna's chatter about new studies goes nowhere while this is open; its log level is put back afterwards."""
+    """Optuna's chatter about studies and its advice go nowhere while this is open; its log level is put back after."""
     logger = logging.getLogger("optuna")
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:

@@ -22,9 +22,21 @@ def _sobol(problem: SearchProblem) -> AbstractSearcher:
 
 
 def _nsga2(problem: SearchProblem) -> AbstractSearcher:
-    from autopeft.search.evolutionary import EvolutionarySearcher
+    from autopeft.search.optuna_searcher import NSGA2, OptunaSearcher
 
-    return EvolutionarySearcher(problem)
+    return OptunaSearcher(problem, NSGA2)
+
+
+def _tpe(problem: SearchProblem) -> AbstractSearcher:
+    from autopeft.search.optuna_searcher import TPE, OptunaSearcher
+
+    return OptunaSearcher(problem, TPE)
+
+
+def _gp(problem: SearchProblem) -> AbstractSearcher:
+    from autopeft.search.optuna_searcher import GP, OptunaSearcher
+
+    return OptunaSearcher(problem, GP)
 
 
 def _bayesian(problem: SearchProblem) -> AbstractSearcher:
@@ -35,9 +47,11 @@ def _bayesian(problem: SearchProblem) -> AbstractSearcher:
 
 SEARCHERS: dict[str, Factory] = {
     "bayesian": _bayesian,
+    "gp": _gp,
     "nsga2": _nsga2,
     "random": _random,
     "sobol": _sobol,
+    "tpe": _tpe,
 }
 """Every engine by the name a study file gives it."""
 

@@ -77,7 +77,7 @@ class LayersFromSection(_Section):
 
 
 class SearchSection(_Section):
-    engine: Literal["random", "sobol", "nsga2", "bayesian"] = "bayesian"
+    engine: Literal["random", "sobol", "nsga2", "tpe", "gp", "bayesian"] = "bayesian"
     trials: PositiveInt = 50
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     layers_from: LayersFromSection | None = None

@@ -9,7 +9,9 @@ from autopeft.search.table import SEARCHERS, make_searcher
 from autopeft.search.trial import History, TrialState
 from tests.search.support import history_of, problem_of, run, space_of
 
-ENGINES = sorted(SEARCHERS)
+SLOW = ("gp",)
+"""Engines that think for seconds; what they have in common with the others is tested through those."""
+ENGINES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in sorted(SEARCHERS)]
 STATES = [TrialState.COMPLETED, TrialState.COMPLETED, TrialState.FAILED, TrialState.RUNNING, TrialState.PRUNED]
 
 pytestmark = pytest.mark.parametrize("engine", ENGINES)

@@ -124,7 +124,8 @@ def keeps_the_rules(engine: str, n: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize(
-    ("engine", "examples", "n"), [("random", 15, 12), ("sobol", 15, 12), ("nsga2", 4, 14), ("bayesian", 2, 12)]
+    ("engine", "examples", "n"),
+    [("random", 15, 12), ("sobol", 15, 12), ("nsga2", 4, 14), ("tpe", 4, 14), ("bayesian", 2, 12)],
 )
 def test_every_engine_keeps_the_rules(engine: str, examples: int, n: int) -> None:
     settings(max_examples=examples, **LIBERAL)(keeps_the_rules(engine, n))()
