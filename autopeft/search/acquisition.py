@@ -1,4 +1,4 @@
-"""Expected hypervolume improvement in closed form, where only one objective is uncertain; every objective minimised.
+"""Expected hypervolume improvement in closed form, some objectives uncertain, the others known; all minimised.
 
 The metric's loss l of a candidate has a Gaussian posterior N(mu, s^2), its costs c are known. Improving to a loss l
 adds the integral over t from l up to the reference of A(t; c): the part of the cost box [c, reference] that no front
@@ -8,7 +8,10 @@ point with loss <= t dominates. A changes only at the losses of the front, l_1 <
 
 with A_k the area that the k best points leave free. Here the region that the front leaves free is cut once into
 disjoint boxes, each an interval of the loss times a box of costs, and the sum runs over boxes: one formula for any
-number of costs, without Monte Carlo. Known objectives beside a modelled one: Olofsson et al. 2018.
+number of costs, without Monte Carlo. Of a box the improvement is a product over objectives, so where several are
+uncertain and their posteriors independent its expectation is the product of theirs, exactly. Known objectives beside a
+modelled one: Olofsson et al. 2018; several independent ones: Yang et al. 2019, "Efficient Computation of Expected
+Hypervolume Improvement".
 """
 
 from collections.abc import Iterator
@@ -63,16 +66,21 @@ class FreeRegion:
         """Expected hypervolume gain of each candidate, exactly.
 
         Args:
-            mean: `[n]` posterior means of the loss.
-            deviation: `[n]` posterior standard deviations, >= 0; at zero this is the plain improvement.
-            costs: `[n, k]` known costs, k = 0 allowed (plain expected improvement).
+            mean: `[n, u]` posterior means of the first u objectives, or `[n]` of one; u = 0 allowed.
+            deviation: Posterior standard deviations in the same shape, >= 0; at zero this is the plain improvement.
+            costs: `[n, k]` the other objectives, known; k = 0 allowed (plain expected improvement).
 
         Returns:
-            `[n]`, >= 0, in the product of the objectives' units. Cost: O(n b k).
+            `[n]`, >= 0, in the product of the objectives' units. Cost: O(n b (u + k)).
         """
-        reached = _partial_mean(self.high[:, 0], mean, deviation)
-        gains = np.maximum(reached - _partial_mean(self.low[:, 0], mean, deviation), 0.0)
-        for index, column in enumerate(costs.T, start=1):
+        n, uncertain = len(costs), self.low.shape[1] - costs.shape[1]
+        means, deviations = mean.reshape(n, uncertain), deviation.reshape(n, uncertain)
+        gains = np.ones((n, len(self.low)))
+        for index in range(uncertain):
+            of = (means[:, index], deviations[:, index])
+            reached = _partial_mean(self.high[:, index], *of) - _partial_mean(self.low[:, index], *of)
+            gains *= np.maximum(reached, 0.0)
+        for index, column in enumerate(costs.T, start=uncertain):
             gains *= np.maximum(self.high[:, index] - np.maximum(self.low[:, index], column[:, None]), 0.0)
         return gains.sum(axis=1)
 

@@ -66,7 +66,7 @@ class Belief:
         belief = cls(
             space=problem.space,
             process=process,
-            costs=tuple(cost_of(problem.space, one, history, seed=problem.seed) for one in known),
+            costs=tuple(cost_of(problem.space, one, history) for one in known),
             losses=np.empty((0, len(objectives))),
             origin=origin,
             scale=reference_point(measured, objectives) - origin,
@@ -161,4 +161,4 @@ def _fitted(problem: SearchProblem, history: History, objective: Objective) -> G
     if len(found) < MIN_OUTCOMES:
         raise SurrogateError(f"{len(found)} outcomes of {objective.name}, {MIN_OUTCOMES} are needed")
     x = np.array([problem.space.features(one) for one in found.configurations])
-    return fit(x, found.losses, seed=problem.seed)
+    return fit(x, found.losses)

@@ -1,17 +1,44 @@
 """Where the acquisition is looked at: uniform draws, changed and crossed front points, and their neighbours."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from autopeft.errors import ConfigurationError
 from autopeft.objectives.pareto import Array
-from autopeft.spaces.configuration import Configuration
-from autopeft.spaces.space import SearchSpace
 
-Score = Callable[[Sequence[Configuration]], Array]
-"""`[n]` acquisition values of n configurations, larger better."""
+Point = TypeVar("Point", bound=Hashable)
+"""What is searched: a `Configuration`, or one point of another kind of space; equal points are one."""
+
+Score = Callable[[Sequence[Point]], Array]
+"""`[n]` acquisition values of n points, larger better."""
+
+
+class Space(Protocol[Point]):
+    """What the search for a candidate asks of a space; `SearchSpace` is one."""
+
+    def sample(self, rng: np.random.Generator, n: int) -> Sequence[Point]:
+        """`n` valid points, uniformly."""
+        ...
+
+    def encode(self, point: Point, /) -> Array:
+        """`[d]` the point's dimensions in [0, 1]."""
+        ...
+
+    def decode(self, vector: Array, /) -> Point:
+        """The point there; ConfigurationError where there is none."""
+        ...
+
+    def admits(self, point: Point, /) -> bool:
+        """Whether the constraints hold."""
+        ...
+
+    def neighbours(self, point: Point, /) -> Sequence[Point]:
+        """Valid points that differ in one dimension."""
+        ...
+
 
 UNIFORM, MUTATED, CROSSED = 128, 64, 32
 """Seeds of each kind."""
@@ -23,35 +50,35 @@ MAX_LOOKS = 400
 """Neighbours that one local search may look at before its last move; building one takes up to a millisecond."""
 
 
-def decoded(space: SearchSpace, vector: Array) -> Configuration | None:
-    """The configuration at `vector` `[d]` in [0, 1], None where there is no valid one."""
+def decoded(space: Space[Point], vector: Array) -> Point | None:
+    """The point at `vector` `[d]` in [0, 1], None where there is no valid one."""
     try:
-        configuration = space.decode(vector)
+        point = space.decode(vector)
     except ConfigurationError:
         return None
-    return configuration if space.admits(configuration) else None
+    return point if space.admits(point) else None
 
 
 def best_candidate(
-    space: SearchSpace,
-    score: Score,
+    space: Space[Point],
+    score: Score[Point],
     *,
-    parents: Sequence[Configuration],
-    excluded: AbstractSet[Configuration],
+    parents: Sequence[Point],
+    excluded: AbstractSet[Point],
     rng: np.random.Generator,
-) -> Configuration | None:
-    """The best configuration found by a discrete local search, never one of `excluded`.
+) -> Point | None:
+    """The best point found by a discrete local search, never one of `excluded`.
 
     Args:
         space: Where to look.
         score: What to maximise; a larger value is better.
         parents: Front points, to be changed in one to three dimensions and crossed with each other.
-        excluded: Evaluated and pending ones. The search does not pass through them either. Configurations are
-            compared by value, which for a canonical one is the same as by id and ten times as fast.
+        excluded: Evaluated and pending ones. The search does not pass through them either. Points are compared by
+            value, which for a canonical configuration is the same as by id and ten times as fast.
         rng: Decides the seeds and, through their order, ties.
 
     Returns:
-        The best configuration, None when every seed is excluded.
+        The best point, None when every seed is excluded.
     """
     seeds = list(_distinct(_seeds(space, parents, rng), excluded))
     if not seeds:
@@ -63,8 +90,8 @@ def best_candidate(
 
 
 def _climb(
-    space: SearchSpace, score: Score, start: Configuration, value: float, *, excluded: AbstractSet[Configuration]
-) -> tuple[Configuration, float]:
+    space: Space[Point], score: Score[Point], start: Point, value: float, *, excluded: AbstractSet[Point]
+) -> tuple[Point, float]:
     """Best-improvement moves over one-exchange neighbours until none improves or `MAX_LOOKS` are spent."""
     here, looks = start, 0
     while looks < MAX_LOOKS:
@@ -80,7 +107,7 @@ def _climb(
     return here, value
 
 
-def _seeds(space: SearchSpace, parents: Sequence[Configuration], rng: np.random.Generator) -> Iterator[Configuration]:
+def _seeds(space: Space[Point], parents: Sequence[Point], rng: np.random.Generator) -> Iterator[Point]:
     yield from space.sample(rng, UNIFORM)
     vectors = [space.encode(parent) for parent in parents]
     if not vectors or not len(vectors[0]):
@@ -98,9 +125,9 @@ def _seeds(space: SearchSpace, parents: Sequence[Configuration], rng: np.random.
             yield child
 
 
-def _distinct(configurations: Iterable[Configuration], excluded: AbstractSet[Configuration]) -> Iterator[Configuration]:
+def _distinct(points: Iterable[Point], excluded: AbstractSet[Point]) -> Iterator[Point]:
     seen = set(excluded)
-    for configuration in configurations:
-        if configuration not in seen:
-            seen.add(configuration)
-            yield configuration
+    for point in points:
+        if point not in seen:
+            seen.add(point)
+            yield point

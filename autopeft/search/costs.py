@@ -73,7 +73,7 @@ class Learned:
     logarithm: bool
 
     @classmethod
-    def of(cls, space: SearchSpace, objective: Objective, history: History, *, seed: int) -> "Learned":
+    def of(cls, space: SearchSpace, objective: Objective, history: History) -> "Learned":
         found = outcomes(history, objective)
         rows = [index for index, measured in enumerate(found.observed) if measured]
         losses = found.losses[rows]
@@ -83,7 +83,7 @@ class Learned:
         if len(losses) > 1:
             x = np.array([space.features(found.configurations[index]) for index in rows])
             try:
-                process = fit(x, np.log(losses) if logarithm else losses, seed=seed)
+                process = fit(x, np.log(losses) if logarithm else losses)
             except SurrogateError as error:
                 _LOG.warning("no surrogate for %s, taken as constant: %s", objective.name, error)
         return cls(process=process, constant=constant, logarithm=logarithm)
@@ -95,7 +95,7 @@ class Learned:
         return np.exp(mean) if self.logarithm else mean
 
 
-def cost_of(space: SearchSpace, objective: Objective, history: History, *, seed: int) -> Cost:
+def cost_of(space: SearchSpace, objective: Objective, history: History) -> Cost:
     """How the candidates' losses of `objective` are had: exactly, predicted, or learned from `history`.
 
     A predicted objective for which the space has no predictor is learned.
@@ -105,4 +105,4 @@ def cost_of(space: SearchSpace, objective: Objective, history: History, *, seed:
     foretold = space.predicted(history.trials[0].configuration) if len(history) else {}
     if objective.knowledge is Knowledge.PREDICTED and objective.name in foretold:
         return Predicted.of(space, objective, history)
-    return Learned.of(space, objective, history, seed=seed)
+    return Learned.of(space, objective, history)

@@ -1,27 +1,20 @@
-"""A Gaussian process for what only training tells, fitted by BoTorch and evaluated in NumPy.
+"""A Gaussian process for what only training tells, in NumPy.
 
-BoTorch finds the hyper-parameters; the posterior is then a Cholesky factor here, because the local search asks it
-for a few dozen candidates hundreds of times, and a GPyTorch call costs milliseconds whatever its size.
+The local search asks the posterior for a few dozen candidates hundreds of times, and a GPyTorch call costs milliseconds
+whatever its size. BoTorch's model is the twin in the tests.
 """
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_solve, cholesky, solve_triangular
 
 from autopeft.errors import AutoPeftError
 from autopeft.objectives.pareto import Array
-
-if TYPE_CHECKING:
-    from botorch.models import SingleTaskGP
-
-MAX_ITERATIONS = 75
-"""L-BFGS steps of a fit; at 200 points they give the accuracy of the default limit in a twentieth of its time."""
+from autopeft.search.hyperparameters import Hyperparameters, likeliest
 
 REFRESH_ABOVE = 50
 """Observations from which on the hyper-parameters are found again only when there are a tenth more."""
@@ -31,18 +24,6 @@ _SQRT5 = float(np.sqrt(5.0))
 
 class SurrogateError(AutoPeftError, ArithmeticError):
     """The surrogate could not be fitted to these observations."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hyperparameters:
-    """Of a Matern-5/2 process with unit signal variance on standardised outcomes."""
-
-    lengthscales: Array
-    """`[d]`."""
-    noise: float
-    """Noise variance."""
-    constant: float
-    """Prior mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,28 +109,24 @@ def condition(
     )
 
 
-def fit(x: Array, y: Array, *, seed: int) -> GaussianProcess:
-    """The posterior of a process fitted to outcomes `y` at `x`, by maximum a posteriori.
+def fit(x: Array, y: Array) -> GaussianProcess:
+    """The posterior of a process fitted to outcomes `y` at `x`, by maximum a posteriori (`hyperparameters.Density`).
 
-    Length-scales have the log-normal prior that grows with the square root of the dimension, the noise variance a
-    log-normal prior. Outcomes are standardised; a constant outcome is fitted as one, with unit scale. Above 50
+    Outcomes are standardised; a constant outcome is fitted as one, with unit scale. Above 50
     observations the hyper-parameters are those of the first 50, 55, 60, 66, ... (a tenth more each time), which are
     remembered; the posterior always rests on all observations.
 
     Args:
         x: `[n, d]` in [0, 1], n >= 2, oldest first.
         y: `[n]`.
-        seed: Of the restarts that BoTorch makes when a fit fails; the process-wide random state is left alone.
 
     Raises:
         SurrogateError: The fit failed, the kernel matrix is singular, or something is not finite.
-
-    Source: Hvarfner, Hellsten and Nardi 2024, "Vanilla Bayesian Optimization Performs Great in High Dimensions".
     """
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise SurrogateError(f"an input or outcome of {len(x)} observations is not finite")
     first = _refreshed_at(len(x))
-    hyperparameters = _remembered(x[:first].tobytes(), _standardised(y[:first])[0].tobytes(), n=first, seed=seed)
+    hyperparameters = _remembered(x[:first].tobytes(), _standardised(y[:first])[0].tobytes(), n=first)
     z, location, scale = _standardised(y)
     return condition(hyperparameters, x, z, location=location, scale=scale)
 
@@ -170,62 +147,22 @@ def _refreshed_at(n: int) -> int:
 
 
 @lru_cache(maxsize=16)
-def _remembered(x: bytes, z: bytes, *, n: int, seed: int) -> Hyperparameters:
-    """`_maximise` of the float64 arrays with these bytes; a fit takes up to a second, so equal ones are kept."""
-    return _maximise(np.frombuffer(x).reshape(n, -1), np.frombuffer(z), seed=seed)
-
-
-def _maximise(x: Array, z: Array, *, seed: int) -> Hyperparameters:
-    import torch
-    from botorch.exceptions import ModelFittingError
-    from botorch.fit import fit_gpytorch_mll
-    from gpytorch.mlls import ExactMarginalLogLikelihood
-    from linear_operator.utils.errors import NanError, NotPSDError
-
+def _remembered(x: bytes, z: bytes, *, n: int) -> Hyperparameters:
+    """`likeliest` for the float64 arrays with these bytes; a fit takes up to a second, so equal ones are kept."""
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), one_thread():
-            warnings.simplefilter("ignore")
-            torch.random.manual_seed(seed)
-            model = _model(x, z)
-            likelihood = ExactMarginalLogLikelihood(model.likelihood, model)
-            fit_gpytorch_mll(likelihood, optimizer_kwargs={"options": {"maxiter": MAX_ITERATIONS}})
-    except (ModelFittingError, NotPSDError, NanError, RuntimeError, ValueError) as error:
-        raise SurrogateError(f"fit to {len(x)} observations: {error}") from error
-    return Hyperparameters(
-        lengthscales=torch.as_tensor(model.covar_module.lengthscale).detach().numpy().reshape(-1),
-        noise=torch.as_tensor(model.likelihood.noise).item(),
-        constant=torch.as_tensor(model.mean_module.constant).item(),
-    )
+        return likeliest(np.frombuffer(x).reshape(n, -1), np.frombuffer(z))
+    except (LinAlgError, ValueError) as error:
+        raise SurrogateError(f"fit to {n} observations: {error}") from error
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Linear algebra on one thread, and as before afterwards.
 
-    The matrices are small and the machine is usually busy training, where threads that wait for each other spin: with
-    two threads on the two busy cores of an AMD EPYC a suggestion after 50 trials took 9 s, with one 0.8 s (November
-    2026). It also keeps proposals from depending on the number of cores.
+    The matrices are small and the machine is usually busy training, where threads that wait for each other spin. It
+    also keeps proposals from depending on the number of cores.
     """
-    import torch
     from threadpoolctl import threadpool_limits
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(limits=1):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _model(x: Array, z: Array) -> "SingleTaskGP":
-    import torch
-    from botorch.models import SingleTaskGP
-    from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
-
-    return SingleTaskGP(
-        torch.from_numpy(np.array(x, dtype=np.float64)),
-        torch.from_numpy(np.array(z, dtype=np.float64)[:, None]),
-        covar_module=get_covar_module_with_dim_scaled_prior(ard_num_dims=x.shape[1], use_rbf_kernel=False),
-        outcome_transform=None,
-    )
+    with threadpool_limits(limits=1):
+        yield

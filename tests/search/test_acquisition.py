@@ -64,6 +64,55 @@ def test_it_equals_an_average_over_draws_with_botorchs_partitioning(k: int) -> N
     np.testing.assert_allclose(found, gains.mean(axis=1), rtol=2e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize(("u", "k"), [(2, 0), (2, 1), (3, 0)])
+def test_several_uncertain_objectives_equal_an_average_over_draws(u: int, k: int) -> None:
+    rng = np.random.default_rng(10 * u + k)
+    front = rng.random((10, u + k))
+    reference = np.full(u + k, 1.1)
+    mean, deviation, costs = rng.random((5, u)), rng.uniform(0.05, 0.3, (5, u)), rng.random((5, k))
+    found = FreeRegion.of(front, reference).expected_improvement(mean, deviation, costs=costs)
+    before = hypervolume(front, reference)
+    for index in range(3):
+        draws = mean[index] + deviation[index] * rng.standard_normal((500, u))
+        gains = [
+            hypervolume(np.vstack([front, [*draw, *costs[index]]]), reference) - before for draw in draws
+        ]  # the brute-force twin
+        assert found[index] == pytest.approx(np.mean(gains), abs=4 * np.std(gains) / np.sqrt(len(gains)) + 1e-9)
+
+
+def test_two_uncertain_objectives_agree_with_botorchs_closed_form() -> None:
+    import torch
+    from botorch.acquisition.multi_objective.analytic import ExpectedHypervolumeImprovement
+    from botorch.models.deterministic import GenericDeterministicModel
+    from botorch.posteriors import GPyTorchPosterior
+    from botorch.utils.multi_objective.box_decompositions.non_dominated import FastNondominatedPartitioning
+    from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNormal
+
+    rng = np.random.default_rng(0)
+    front, reference = rng.random((10, 2)), np.full(2, 1.1)
+    mean, deviation = rng.random((6, 2)), rng.uniform(0.05, 0.3, (6, 2))
+
+    class Fixed(GenericDeterministicModel):
+        def posterior(self, X: torch.Tensor, *args: object, **kwargs: object) -> GPyTorchPosterior:  # type: ignore[override]
+            index = X[:, 0, 0].long().numpy()
+            each = [
+                MultivariateNormal(
+                    torch.from_numpy(-mean[index, at : at + 1]),
+                    torch.from_numpy(deviation[index, at : at + 1] ** 2)[:, :, None],
+                )
+                for at in range(2)
+            ]
+            return GPyTorchPosterior(MultitaskMultivariateNormal.from_independent_mvns(each))
+
+    partitioning = FastNondominatedPartitioning(torch.from_numpy(-reference), Y=torch.from_numpy(-front))
+    twin = ExpectedHypervolumeImprovement(
+        Fixed(lambda X: X, num_outputs=2), ref_point=list(-reference), partitioning=partitioning
+    )
+    expected = twin(torch.arange(6.0, dtype=torch.float64)[:, None, None]).numpy()
+    found = FreeRegion.of(front, reference).expected_improvement(mean, deviation, costs=np.empty((6, 0)))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_without_costs_it_is_expected_improvement() -> None:
     from scipy.stats import norm
 

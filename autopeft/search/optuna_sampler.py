@@ -1,0 +1,131 @@
+"""The Bayesian engine as a sampler for anyone's Optuna study.
+
+    study = optuna.create_study(
+        directions=["maximize", "minimize"],
+        sampler=AutoPeftSampler(seed=0, known={1: lambda parameters: 2 * 768 * parameters["rank"]}),
+    )
+
+What sets it apart from Optuna's own samplers: objectives that can be computed are not modelled but computed, and the
+expected hypervolume improvement is then exact.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from autopeft.errors import SpecError
+from autopeft.objectives.objective import Direction
+from autopeft.objectives.pareto import Array, non_dominated
+from autopeft.search.acquisition import FreeRegion
+from autopeft.search.candidates import best_candidate
+from autopeft.search.parameter_belief import Known, ParameterBelief
+from autopeft.search.parameter_space import Admits, ParameterSpace, Point
+from autopeft.search.surrogate import SurrogateError, one_thread
+
+_DIRECTIONS = {StudyDirection.MINIMIZE: Direction.MINIMIZE, StudyDirection.MAXIMIZE: Direction.MAXIMIZE}
+
+
+@final
+class AutoPeftSampler(BaseSampler):
+    """Gaussian processes for what only an evaluation tells, known objectives as they are, exact expected improvement.
+
+    Parameters that all completed trials have in common are chosen by the model; others (conditional ones) are drawn
+    uniformly, as Optuna's GPSampler does. Trials that run count as if they had come out as expected. Failed and pruned
+    trials are ignored. A suggestion depends on the study's trials and the seed alone.
+
+    Args:
+        seed: None draws one.
+        n_startup_trials: Completed trials before the model chooses; uniform draws until then.
+        known: Objectives that can be computed, by their place in `directions`, each a function of the parameters
+            that all trials have in common, in the objective's own unit and direction.
+        admits: Whether a set of parameters may be proposed; one that may not never is (after the startup).
+
+    Raises:
+        SpecError: `n_startup_trials` is below 1; a place of `known` that the study does not have, at the first trial.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int | None = None,
+        n_startup_trials: int = 10,
+        known: Mapping[int, Known] | None = None,
+        admits: Admits | None = None,
+    ) -> None:
+        if n_startup_trials < 1:
+            raise SpecError(f"n_startup_trials: got {n_startup_trials}; 1 or more", hint="10 suits most")
+        self._independent = RandomSampler(seed=seed)
+        self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        self._startup, self._known, self._admits = n_startup_trials, dict(known or {}), admits
+        self._common = IntersectionSearchSpace()
+
+    def reseed_rng(self) -> None:
+        self._independent.reseed_rng()
+        self._seed = int(np.random.SeedSequence().generate_state(1)[0])
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        self._check(study)
+        common = self._common.calculate(study)
+        return {name: distribution for name, distribution in common.items() if not distribution.single()}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        finite = [one for one in completed if np.isfinite(one.values).all()]
+        if not search_space or len(finite) < self._startup:
+            return {}
+        space = ParameterSpace(search_space, admits=self._admits)
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        pending = [one for one in running if one.number != trial.number and search_space.keys() <= one.params.keys()]
+        rng = np.random.default_rng([self._seed, trial.number])
+        try:
+            with one_thread():
+                found = self._best(study, space, finite, pending, rng=rng)
+        except SurrogateError:
+            return {}
+        return {} if found is None else space.parameters(found)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def _check(self, study: Study) -> None:
+        wrong = [place for place in self._known if not 0 <= place < len(study.directions)]
+        if wrong:
+            raise SpecError(
+                f"known: got objective {wrong[0]}; the study has {len(study.directions)}, counted from 0",
+                hint="name each by its place in the study's directions",
+            )
+
+    def _best(
+        self,
+        study: Study,
+        space: ParameterSpace,
+        completed: Sequence[FrozenTrial],
+        pending: Sequence[FrozenTrial],
+        *,
+        rng: np.random.Generator,
+    ) -> Point | None:
+        belief = ParameterBelief.of(
+            space,
+            [space.point(one.params) for one in completed],
+            np.array([one.values for one in completed]),
+            known=self._known,
+            directions=[_DIRECTIONS[direction] for direction in study.directions],
+        ).fantasise([space.point(one.params) for one in pending])
+        region = FreeRegion.of(belief.losses, np.ones(belief.losses.shape[1]))
+        parents = [belief.points[index] for index in np.flatnonzero(non_dominated(belief.losses))]
+
+        def score(candidates: Sequence[Point]) -> Array:
+            mean, deviation, costs = belief.predict(candidates)
+            return region.expected_improvement(mean, deviation, costs=costs)
+
+        return best_candidate(space, score, parents=parents, excluded=set(belief.points), rng=rng)

@@ -1,0 +1,130 @@
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import optuna
+import pytest
+
+from autopeft.errors import SpecError
+from autopeft.objectives.hypervolume import hypervolume
+from autopeft.search.optuna_log import quiet_optuna
+from autopeft.search.optuna_sampler import AutoPeftSampler
+
+BOTH = ("maximize", "minimize")
+
+
+def cost_of(parameters: dict[str, float]) -> float:
+    return 100.0 * parameters["rank"] * sum(parameters[f"on{at}"] for at in range(4))
+
+
+def quality(trial: optuna.Trial) -> float:
+    """Rises with size, peaks at a learning rate, and only two of four layers matter."""
+    rank = trial.suggest_int("rank", 1, 32)
+    on = [trial.suggest_categorical(f"on{at}", [False, True]) for at in range(4)]
+    rate = trial.suggest_float("rate", 1e-5, 1e-1, log=True)
+    if trial.suggest_categorical("extra", [False, True]):
+        trial.suggest_float("dropout", 0.0, 0.5)
+    return (0.4 * on[1] + 0.3 * on[3]) * (1 - 1 / rank) - 0.05 * (np.log10(rate) + 3) ** 2
+
+
+def tuned(trial: optuna.Trial) -> tuple[float, float]:
+    value = quality(trial)
+    return value, cost_of(trial.params)
+
+
+def run(
+    sampler: optuna.samplers.BaseSampler,
+    objective: Callable[[optuna.Trial], float | Sequence[float]],
+    *,
+    directions: Sequence[str] = BOTH,
+    n: int = 30,
+) -> optuna.Study:
+    with quiet_optuna(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study = optuna.create_study(directions=list(directions), sampler=sampler)
+        study.optimize(objective, n_trials=n)
+    return study
+
+
+def volume(study: optuna.Study) -> float:
+    losses = np.array([[-one.values[0], one.values[1] / 12_800] for one in study.trials])
+    return hypervolume(losses, np.array([0.3, 1.1]))
+
+
+@pytest.mark.parametrize("known", [{1: cost_of}, {}], ids=["known", "modelled"])
+def test_it_finds_more_of_the_front_than_random_draws(known: dict) -> None:
+    ours = [volume(run(AutoPeftSampler(seed=seed, known=known), tuned, n=30)) for seed in range(2)]
+    drawn = [volume(run(optuna.samplers.RandomSampler(seed=seed), tuned, n=30)) for seed in range(4)]
+    assert min(ours) > max(drawn)
+
+
+def test_the_same_trials_and_seed_give_the_same_suggestion() -> None:
+    first, second = (run(AutoPeftSampler(seed=3, known={1: cost_of}), tuned, n=14) for _ in range(2))
+    assert [one.params for one in first.trials] == [one.params for one in second.trials]
+    other = run(AutoPeftSampler(seed=4, known={1: cost_of}), tuned, n=12)
+    assert [one.params for one in first.trials[:12]] != [one.params for one in other.trials]
+
+
+def test_one_objective_is_expected_improvement() -> None:
+    study = run(AutoPeftSampler(seed=0), lambda trial: quality(trial), directions=["maximize"], n=25)
+    assert study.best_value > 0.6
+
+
+def test_running_trials_keep_proposals_apart() -> None:
+    study = run(AutoPeftSampler(seed=0, known={1: cost_of}), tuned, n=12)
+    with quiet_optuna():
+        asked = [study.ask() for _ in range(4)]
+        for trial in asked:
+            quality(trial)
+    assert len({str(sorted((k, v) for k, v in one.params.items() if k != "dropout")) for one in asked}) == 4
+
+
+def test_what_is_not_admitted_is_not_proposed() -> None:
+    sampler = AutoPeftSampler(seed=0, known={1: cost_of}, admits=lambda parameters: cost_of(dict(parameters)) <= 3200)
+    study = run(sampler, tuned, n=20)
+    assert max(one.values[1] for one in study.trials[10:]) <= 3200
+    assert max(one.values[1] for one in study.trials[:10]) > 3200
+
+
+def test_a_parameter_of_some_trials_is_drawn_alone() -> None:
+    study = run(AutoPeftSampler(seed=0, known={1: cost_of}), tuned, n=16)
+    assert all(("dropout" in one.params) == one.params["extra"] for one in study.trials)
+
+
+def test_failed_and_unusable_trials_are_no_obstacle() -> None:
+    def broken(trial: optuna.Trial) -> tuple[float, float]:
+        if trial.number % 3 == 0:
+            quality(trial)
+            raise optuna.TrialPruned if trial.number % 2 else ValueError("lost")
+        return tuned(trial)
+
+    with quiet_optuna():
+        study = optuna.create_study(directions=list(BOTH), sampler=AutoPeftSampler(seed=0, known={1: cost_of}))
+        study.optimize(broken, n_trials=20, catch=(ValueError,))
+    assert len(study.trials) == 20
+
+
+def test_a_used_up_space_is_drawn_from_again() -> None:
+    study = run(
+        AutoPeftSampler(seed=0, n_startup_trials=2),
+        lambda trial: float(trial.suggest_int("x", 0, 2)),
+        directions=["maximize"],
+        n=8,
+    )
+    assert {one.params["x"] for one in study.trials} == {0, 1, 2}
+
+
+def test_bad_arguments_are_named() -> None:
+    with pytest.raises(SpecError, match="n_startup_trials: got 0; 1 or more"):
+        AutoPeftSampler(n_startup_trials=0)
+    with pytest.raises(SpecError, match="known: got objective 2; the study has 2"):
+        run(AutoPeftSampler(known={2: cost_of}), tuned, n=1)
+    with pytest.raises(SpecError, match=r"known: values\[1\] asks for the parameter 'dropout'"):
+        run(AutoPeftSampler(seed=0, known={1: lambda parameters: parameters["dropout"]}), tuned, n=12)
+
+
+def test_it_survives_pickling() -> None:
+    import pickle
+
+    sampler = pickle.loads(pickle.dumps(AutoPeftSampler(seed=1)))
+    assert len(run(sampler, tuned, n=3).trials) == 3
