@@ -36,7 +36,7 @@ type: $(STAMP)  ## static types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(STAMP)  ## every benchmark; each writes benchmarks/results/
-	for script in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
+	for script in $$(grep -l '^def main' benchmarks/*.py); do $(BIN)/python $$script || exit 1; done
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache

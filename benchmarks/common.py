@@ -4,14 +4,16 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("numpy", "torch", "transformers", "peft", "botorch", "gpytorch", "optuna", "ray", "mlflow")
+RESULTS = Path(os.environ.get("AUTOPEFT_RESULTS") or ROOT / "benchmarks" / "results")
+"""Where rows go; `AUTOPEFT_RESULTS` names another folder."""
+PACKAGES = ("numpy", "torch", "triton", "transformers", "peft", "botorch", "gpytorch", "optuna", "ray", "mlflow")
 
 
 def environment() -> dict[str, object]:
@@ -21,6 +23,7 @@ def environment() -> dict[str, object]:
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
         "gpu": _gpu(),
+        "driver": _driver(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES if _has(name)},
         "commit": _git("rev-parse", "--short", "HEAD"),
@@ -31,7 +34,7 @@ def environment() -> dict[str, object]:
 
 def write_rows(name: str, rows: Iterable[Mapping[str, object]]) -> Path:
     """Append rows, each with the environment, to `results/<name>.jsonl`; its path."""
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path, about = RESULTS / f"{name}.jsonl", environment()
     with path.open("a", encoding="utf-8") as file:
         for row in rows:
@@ -59,6 +62,17 @@ def _gpu() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
+def _driver() -> str | None:
+    return _told("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+
+
 def _git(*arguments: str) -> str | None:
-    found = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return _told("git", *arguments)
+
+
+def _told(program: str, *arguments: str) -> str | None:
+    """What a program prints; None where there is no such program, or it fails."""
+    if shutil.which(program) is None:
+        return None
+    found = subprocess.run([program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     return found.stdout.strip() or None if found.returncode == 0 else None

@@ -84,7 +84,7 @@ def words() -> tuple[str, ...]:
     return tuple(f"w{index}" for index in range(N_WORDS))
 
 
-def make_rows(folder: Path, *, tiny: bool, mean_tokens: int = 48) -> Path:
+def make_rows(folder: Path, *, tiny: bool, mean_tokens: int) -> Path:
     """Write train.csv and validation.csv: rows of words, of the class that most of their markers speak for.
 
     Lengths are log-normal around `mean_tokens` with the spread of real sentences (a standard deviation of 0.5 in the

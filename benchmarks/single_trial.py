@@ -1,12 +1,12 @@
 """Trials per hour of one LoRA after the other, against Hugging Face `Trainer` with `peft`, in one run.
 
-    python benchmarks/single_trial.py DATA [--model NAME] [--seeds 3] [--epochs 2] [--rows N] [--sides ours guide ...]
+    python benchmarks/single_trial.py [DATA] [--model NAME] [--seeds 3] [--epochs 2] [--rows N] [--sides ours guide ...]
 
 DATA is a folder with train.csv and validation.csv (columns text, maybe text_pair, and label), or the word `words` for
-rows that are made up. NAME is a folder or a row of models.SHAPES; the packaged MiniLM when left out. Every side trains
-the same configuration on the same rows with the same batch size, epochs, schedule and seeds, and scores the validation
-rows after each epoch; the sides take turns, seed by seed. Prints medians, the final metric with its interval and where
-the time goes; appends a row a trial and a row a side to benchmarks/results/single_trial.jsonl.
+rows that are made up (the default). NAME is a folder or a row of models.SHAPES; the packaged MiniLM when left out.
+Every side trains the same configuration on the same rows with the same batch size, epochs, schedule and seeds, and
+scores the validation rows after each epoch; the sides take turns, seed by seed. Prints medians, the final metric with
+its interval and where the time goes; appends a row a trial and a row a side to benchmarks/results/single_trial.jsonl.
 
 Sides: `ours`; `tutorial`, rows padded to the full length once, as in the fine-tuning tutorial of transformers; `guide`,
 each batch padded to its longest row, as in its guide to text classification; `grouped`, that with length grouping;
@@ -134,7 +134,9 @@ def summary(name: str, trials: list[dict[str, Any]], ours: list[dict[str, Any]],
 
 
 def task_of(options: argparse.Namespace, scratch: Path) -> TaskSpec:
-    data = make_rows(scratch / "rows", tiny=options.tiny) if options.data == "words" else Path(options.data)
+    data = Path(options.data)
+    if options.data == "words":
+        data = make_rows(scratch / "rows", tiny=options.tiny, mean_tokens=options.mean_tokens)
     header = (data / "train.csv").open(encoding="utf-8").readline().strip().split(",")
     files = DataSpec(
         train=str(data / "train.csv"),
@@ -215,13 +217,15 @@ def main() -> None:
         "learning_rate": options.learning_rate,
         "threads": torch.get_num_threads(),
         "rows": len(trainer.tokens("train")),
+        "mean_tokens": round(float(trainer.tokens("train").lengths.mean()), 1),
+        "tiny": options.tiny,
     }
     by_side = {name: [row for row in trials if row["side"] == name] for name in names}
     totals = [summary(name, rows, by_side["ours"], shares.get(name, {})) for name, rows in by_side.items()]
     show(totals)
     rows = [{"benchmark": "single-trial", **common, **row} for row in trials]
     rows += [{"benchmark": "single-trial-summary", **common, **row} for row in totals]
-    print("tiny: nothing written" if options.tiny else write_rows("single_trial", rows))
+    print(write_rows("single_trial", rows))
 
 
 def show(totals: list[dict[str, Any]]) -> None:
@@ -242,13 +246,14 @@ _MARGINS = ("accuracy_half_width", "difference_half_width")
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data")
+    parser.add_argument("data", nargs="?", default="words")
     parser.add_argument("--model")
     parser.add_argument("--sides", nargs="*", choices=list(PEERS), default=["guide", "grouped"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rows", type=int, default=None, help="at most, of each split")
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--mean-tokens", type=int, default=48, help="of made-up rows")
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--dropout", type=float, default=0.1)

@@ -1,19 +1,24 @@
 """Seconds of one training step by precision, attention and threads.
 
     python benchmarks/step_time.py [--model FOLDER] [--batch-size 32] [--lengths 32 128] [--threads 1 2] [--steps 15]
+        [--cases float32 "float32, compiled" ...]
 
-Prints a table and appends a row a case to benchmarks/results/step_time.jsonl. The loss of every case is checked
+Prints a table and appends a row a case to benchmarks/results/step_time.jsonl. One thread on a CPU is timed in seconds
+of processor, which others on the machine do not lengthen; all else by the wall clock. The loss of every case is checked
 against float32's before anything is timed.
 """
 
 import argparse
 import importlib.resources
+import os
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch._inductor.config
 from common import write_rows
 
 from autopeft.spaces.configuration import Configuration, MethodSetting
@@ -35,10 +40,13 @@ class Case:
     dtype: str
     attention: str
     autocast: bool = False
+    compiled: bool = False
+    """By torch.compile, for any number of tokens, as batches of one trial have."""
 
 
 CASES = (
     Case(name="float32", dtype="float32", attention="sdpa"),
+    Case(name="float32, compiled", dtype="float32", attention="sdpa", compiled=True),
     Case(name="float32, eager attention", dtype="float32", attention="eager"),
     Case(name="autocast to bf16", dtype="float32", attention="sdpa", autocast=True),
     Case(name="autocast to bf16, eager attention", dtype="float32", attention="eager", autocast=True),
@@ -62,6 +70,13 @@ class Step:
         trained = [*self.adapters.named_parameters(), *head_parameters(self.loaded).items()]
         self.optimizer = make_optimizer(trained, TrainingSettings())
         self.task = TASKS["text-classification"][0]
+        if case.compiled:
+            torch._inductor.config.compile_threads = 1  # the compiler's time is then this process's
+            self.loaded.model.compile(dynamic=True)
+        began = sum(os.times()[:4])
+        self.loss().backward()
+        self.optimizer.zero_grad()
+        self.first_seconds = sum(os.times()[:4]) - began
 
     def loss(self) -> torch.Tensor:
         context = torch.autocast(self.device.type, torch.bfloat16) if self.case.autocast else nullcontext()
@@ -69,14 +84,14 @@ class Step:
             outputs, targets = self.task.outputs(self.loaded.model, self.batch, self.device)
         return self.task.loss(outputs.float(), targets)
 
-    def __call__(self) -> float:
-        began = time.perf_counter()
+    def __call__(self, clock: Callable[[], float]) -> float:
+        began = clock()
         self.loss().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.perf_counter() - began
+        return clock() - began
 
 
 def lora(loaded: LoadedModel) -> Configuration:
@@ -114,11 +129,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--cases", nargs="+", choices=[case.name for case in CASES])
     options = parser.parse_args()
+    cases = [case for case in CASES if case.name in (options.cases or [case.name])]
     model = options.model or default_model()
     for length in options.lengths:
         steps = [
-            Step(model, case, batch_size=options.batch_size, length=length, device=options.device) for case in CASES
+            Step(model, case, batch_size=options.batch_size, length=length, device=options.device) for case in cases
         ]
         losses = [float(step.loss().item()) for step in steps]
         wrong = [
@@ -128,7 +145,11 @@ def main() -> None:
             raise SystemExit(f"losses differ from float32's: {', '.join(wrong)} ({losses})")
         for threads in options.threads:
             torch.set_num_threads(threads)
-            rounds = [[step() for step in steps] for _ in range(WARM_UP_STEPS + options.steps)]  # load hits all alike
+            wall = threads > 1 or options.device != "cpu"
+            clock = time.perf_counter if wall else time.process_time
+            rounds = [
+                [step(clock) for step in steps] for _ in range(WARM_UP_STEPS + options.steps)
+            ]  # load hits all alike
             quantiles = np.percentile(np.array(rounds[WARM_UP_STEPS:]), [20, 50, 80], axis=0)
             for index, step in enumerate(steps):
                 p20, p50, p80 = quantiles[:, index]
@@ -144,6 +165,8 @@ def main() -> None:
                     "model": step.loaded.shape.family,
                     "hidden_size": step.loaded.shape.hidden_size,
                     "n_layers": step.loaded.shape.n_layers,
+                    "clock": "wall" if wall else "processor",
+                    "first_seconds": round(step.first_seconds, 2),
                     "loss": round(float(step.loss().item()), 5),
                     "seed": 0,
                     "device": options.device,

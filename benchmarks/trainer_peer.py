@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import (
     AutoModelForSequenceClassification,
@@ -113,9 +112,7 @@ def train(recipe: Recipe, rows: Rows, *, seed: int, folder: str, grouped: bool, 
 
 def adapted_model(recipe: Recipe, rows: Rows) -> PeftModel:
     """The base model from its folder, with a new head and LoRA."""
-    model = AutoModelForSequenceClassification.from_pretrained(
-        recipe.model, num_labels=rows.n_labels, dtype=torch.float32
-    )
+    model = AutoModelForSequenceClassification.from_pretrained(recipe.model, num_labels=rows.n_labels)
     model.config.pad_token_id = rows.tokenizer.pad_token_id
     lora = LoraConfig(
         task_type=TaskType.SEQ_CLS,
