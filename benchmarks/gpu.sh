@@ -59,9 +59,9 @@ if [ $device = cuda ]; then
     part 160 "peft accelerate" single_trial.py words --model llama-7b --device cuda --epochs 1 --seeds 1 --rows 64 \
         --batch-size 4 --mean-tokens 128 --max-length 256 --sides guide
 else
-    part 600 "transformers" memory.py --device watched --cases 3
+    part 1800 "transformers" memory.py --device watched --cases 3
     for model in roberta-base qwen2-1.5b llama-7b; do
-        part 600 "peft accelerate" single_trial.py words --model $model --tiny --epochs 1 --seeds 1 --rows 64 --sides guide
+        part 1800 "peft accelerate" single_trial.py words --model $model --tiny --epochs 1 --seeds 1 --rows 64 --sides guide
     done
 fi
 part 400 "peft" packing.py --device $device "${tiny[@]}"
