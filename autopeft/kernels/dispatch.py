@@ -1,0 +1,94 @@
+"""Kernel or twin: a pure function of device, dtype and shape; no setting decides silently.
+
+A row of `OPERATIONS` names an operation's twin and its kernel; the conformance suite runs every row. Kernels are loaded
+when first chosen, so nothing here needs Triton.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+import torch
+
+from autopeft.kernels.reference import low_rank
+
+Backend = Literal["triton", "torch"]
+
+HAS_TRITON: Final = importlib.util.find_spec("triton") is not None
+DTYPES: Final = frozenset({torch.bfloat16, torch.float16, torch.float32})
+LEAST_CAPABILITY: Final = (8, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One operation: what defines it, and the kernel that does the same."""
+
+    twin: Callable[..., Any]
+    module: str
+    """Its file in this package, which needs Triton."""
+    most_ranks: int
+    """Ranks of all targets together, each padded to a power of two, that its registers hold."""
+
+    def kernel(self) -> Callable[..., Any]:
+        """The function of the twin's name in `module`."""
+        module = importlib.import_module(f"autopeft.kernels.{self.module}")
+        return getattr(module, self.twin.__name__)
+
+
+OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
+    {
+        "shrink": Operation(twin=low_rank.shrink, module="shrink", most_ranks=256),
+        "expand_add": Operation(twin=low_rank.expand_add, module="expand", most_ranks=256),
+        "expand_backward": Operation(twin=low_rank.expand_backward, module="backward_output", most_ranks=256),
+        "shrink_backward": Operation(twin=low_rank.shrink_backward, module="backward_input", most_ranks=256),
+    }
+)
+
+
+def choose(
+    operation: str,
+    *,
+    device: str,
+    dtype: torch.dtype,
+    rank: int = 1,
+    targets: int = 1,
+    capability: tuple[int, int] = LEAST_CAPABILITY,
+    has_triton: bool = HAS_TRITON,
+) -> Backend:
+    """What computes `operation`: the kernel on a CUDA device that has it, for the shapes that its registers hold.
+
+    Args:
+        operation: A key of `OPERATIONS`.
+        device: A `torch.device.type`.
+        dtype: That of the activations.
+        rank: Ranks of one target, padded ones too.
+        targets: Targets that read the same rows.
+        capability: That of the device; kernels are compiled for 8.0 and later.
+        has_triton: Whether Triton is installed.
+    """
+    if device != "cuda" or not has_triton or dtype not in DTYPES or capability < LEAST_CAPABILITY:
+        return "torch"
+    padded = max(16, 1 << (rank - 1).bit_length())
+    return "triton" if targets * padded <= OPERATIONS[operation].most_ranks else "torch"
+
+
+def implementation(operation: str, like: torch.Tensor, *, rank: int = 1, targets: int = 1) -> Callable[..., Any]:
+    """The function that computes `operation` for activations as `like`: `choose`, made ready to be called."""
+    chosen = choose(
+        operation,
+        device=like.device.type,
+        dtype=like.dtype,
+        rank=rank,
+        targets=targets,
+        capability=_capability(like.device) if like.device.type == "cuda" else LEAST_CAPABILITY,
+    )
+    return OPERATIONS[operation].kernel() if chosen == "triton" else OPERATIONS[operation].twin
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
