@@ -90,6 +90,23 @@ def front(
 
 
 @app.command()
+def confirm(
+    study: StudyName,
+    storage: Storage = DEFAULT_STORAGE,
+    settings: Settings = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train the front and tuned baselines on further seeds; score them on the held-out split."""
+    from autopeft.studies.commands import confirm as run
+
+    raise typer.Exit(
+        run(study, storage=storage, settings=settings or (), as_json=as_json, quiet=quiet, verbose=verbose)
+    )
+
+
+@app.command()
 def trials(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
     """Every trial with state, values, seconds and failure kind."""
     from autopeft.studies.commands import trials as run

@@ -54,8 +54,16 @@ def bootstrap(
         resamples: How often rows are drawn; the cost is that many calls of `score`.
         seed: Of the draws: equal input gives equal intervals.
     """
-    generator = np.random.default_rng(seed)
-    scores = [score(generator.integers(n, size=n)) for _ in range(resamples)]
+    scores = resampled(score, n, resamples=resamples, seed=seed)
     # The nearest score, not one between two: a perplexity may be infinite.
     low, high = np.quantile(scores, [0.5 - level / 2.0, 0.5 + level / 2.0], method="nearest")
     return Interval(low=float(low), high=float(high), method="bootstrap", level=level, rows=n)
+
+
+def resampled(score: Callable[[Indices], float], n: int, *, resamples: int, seed: int = 0) -> list[float]:
+    """`score` of `n` rows drawn again with replacement, `resamples` times.
+
+    Which rows a draw takes follows from `n` and `seed` alone: draws of two models scored on the same rows are paired.
+    """
+    generator = np.random.default_rng(seed)
+    return [score(generator.integers(n, size=n)) for _ in range(resamples)]

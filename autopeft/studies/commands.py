@@ -25,7 +25,6 @@ from autopeft.studies.tables import (
     CheckSummary,
     check_table,
     estimate_table,
-    front_json,
     front_table,
     method_table,
     methods_table,
@@ -126,7 +125,7 @@ def front(name: str, *, storage: str, as_json: bool, plot: Path | None) -> None:
 
         check_plot_path(plot)
         whole = study.front()
-        plot_front(whole.front, whole.history, plot, study=study.name, shape=study.shape())
+        plot_front(whole.front, whole.history, plot, study=study.name, shape=study.shape(), confirmed=whole.confirmed)
     show_front(study, as_json=as_json)
 
 
@@ -134,9 +133,27 @@ def show_front(study: Study, *, as_json: bool) -> None:
     """Print the front of a study to stdout."""
     whole = study.front()
     if as_json:
-        print_json(front_json(whole.front, whole.history, study=study.name))
-    else:
-        print_table(front_table(whole.front, whole.history, study=study.name, shape=study.shape()))
+        print_json(whole.to_json())
+        return
+    shape = study.shape()
+    print_table(front_table(whole.front, whole.history, study=study.name, shape=shape, confirmed=whole.confirmed))
+
+
+def confirm(name: str, *, storage: str, settings: Sequence[str], as_json: bool, quiet: bool, verbose: bool) -> int:
+    """Confirm a finished study, or go on with it; the exit status."""
+    from autopeft.studies.confirm_tables import confirm_json, confirm_table
+    from autopeft.studies.session import confirm_session
+
+    if verbose:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    study = Study.open(name, storage=storage, settings=settings)
+    reason = confirm_session(study, mode=choose_mode(sys.stderr, quiet=quiet, as_json=as_json))
+    found = study.confirmation()
+    if found is not None and as_json:
+        print_json(confirm_json(found))
+    elif found is not None:
+        print_table(confirm_table(found, shape=study.shape()))
+    return 0 if reason in (StopReason.BUDGET, StopReason.EXHAUSTED) else 1
 
 
 def trials(name: str, *, storage: str, as_json: bool) -> None:

@@ -15,7 +15,7 @@ from autopeft import __version__
 from autopeft.errors import TrackingError, UnreachableError
 from autopeft.objectives.front import Front
 from autopeft.search.trial import History
-from autopeft.studies.charts import front_page
+from autopeft.studies.charts import Confirmed, front_page
 from autopeft.studies.mirror import RefusedError
 from autopeft.studies.notes import StudyInfo, base_parameters, front_markdown
 from autopeft.studies.outbox import KnownRun, Note, Outbox
@@ -57,7 +57,9 @@ class MlflowCourier:
         gone = [key for key, run in known.items() if key not in live or live[key].run_id != run.run_id]
         if gone:
             self._outbox.forget(
-                None if _PARENT in gone else [other for key in gone for other in (key, key.replace("trial/", "flag/"))]
+                None
+                if _PARENT in gone
+                else [key.replace("trial/", kind) for key in gone for kind in ("trial/", "flag/", "confirmed/")]
             )
         for key, run in live.items():
             self._outbox.keep_run(key, run)
@@ -79,6 +81,10 @@ class MlflowCourier:
                 self._log_curve(content)
             elif note.key.startswith("system/"):
                 self._log_system(content)
+            elif note.key.startswith("confirmed/"):
+                run = self._runs.get(f"trial/{content['number']}")
+                if run is not None:
+                    self._log(run, content)
             elif note.key.startswith("flag/"):
                 run = self._runs.get(f"trial/{content['number']}")
                 if run is not None:
@@ -94,13 +100,13 @@ class MlflowCourier:
         if content["status"] != "RUNNING":
             self._set_status(run, content, seconds=float(str(content["seconds"])))
 
-    def deliver_front(self, front: Front, history: History) -> None:
-        page = front_page(front, history, study=self._info.name, shape=self._info.shape)
+    def deliver_front(self, front: Front, history: History, confirmed: Confirmed) -> None:
+        page = front_page(front, history, study=self._info.name, shape=self._info.shape, confirmed=confirmed)
         data = {"study": self._info.name, **front.to_json()}
         with tempfile.TemporaryDirectory() as folder, translated(self._uri):
             (Path(folder) / "front.html").write_text(page, "utf-8")
             (Path(folder) / "front.json").write_text(json.dumps(data, indent=1), "utf-8")
-            picture = front_picture(front, history, suffix=".png", study=self._info.name)
+            picture = front_picture(front, history, suffix=".png", study=self._info.name, confirmed=confirmed)
             (Path(folder) / "front.png").write_bytes(picture)
             parent, client = self._parent(), self._connected()
             client.log_artifacts(parent.run_id, folder, "front")

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from autopeft.objectives.objective import Direction, Knowledge, Objective
 from autopeft.studies.records import plain
 
-HARMLESS = ("search.trials", "resources", "tracking")
+HARMLESS = ("search.trials", "resources", "tracking", "confirm")
 """Parts of a study's specification that may change between two runs of it."""
 
 

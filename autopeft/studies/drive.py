@@ -1,7 +1,7 @@
 """One run of a study from lock to last event: what `autopeft search` calls once everything is built."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from autopeft.spaces.space import SearchSpace
 from autopeft.studies.artifacts import Artifacts
 from autopeft.studies.capacity import capacity_of
 from autopeft.studies.events import Listener, Noted, StopReason, StudyOpened, StudyStopped
-from autopeft.studies.executor import AbstractExecutor, Resources, WorkerSpec
+from autopeft.studies.executor import AbstractExecutor, AbstractTrialSource, Resources, WorkerSpec
 from autopeft.studies.local import LocalExecutor
 from autopeft.studies.lock import StudyLock
 from autopeft.studies.runner import Runner
@@ -38,6 +38,8 @@ class Plan:
     worker: WorkerSpec
     artifacts: Path | None = None
     """Folder in which every study keeps its adapters in a folder of its own; None keeps none."""
+    source: Callable[[AbstractTrialSource], AbstractTrialSource] | None = None
+    """Stands between the runner and the executor, where jobs are to be other than a search's."""
 
 
 def executor_for(worker: WorkerSpec, resources: Resources) -> AbstractExecutor:
@@ -93,7 +95,8 @@ def drive(
         try:
             with signals_raise(stop), _announced(stop, runner):
                 if not runner.spent:
-                    executor_for(plan.worker, resources).run(runner, stop)
+                    source = plan.source(runner) if plan.source else runner
+                    executor_for(plan.worker, resources).run(source, stop)
             reason = runner.outcome if stop.level is StopLevel.NONE else StopReason.INTERRUPTED
         except KeyboardInterrupt:
             reason = StopReason.INTERRUPTED

@@ -11,7 +11,7 @@ from autopeft.spaces.constraints import read_amount
 from autopeft.spaces.definition import SpaceDefinition
 from autopeft.studies.executor import Resources
 from autopeft.studies.schema import RunFile, StudyFile, shorten, validate, validate_run
-from autopeft.studies.spec import PriorSource, RunSpec, SearchSettings, StudySpec, default_objectives
+from autopeft.studies.spec import ConfirmSettings, PriorSource, RunSpec, SearchSettings, StudySpec, default_objectives
 from autopeft.studies.yaml_file import Document, Path_, Plain, parse_yaml, read_yaml
 from autopeft.trainers.job import DataSpec, ModelSpec, TaskSpec, TrainingSettings
 
@@ -58,6 +58,7 @@ def to_spec(document: Document, *, folder: Path | None) -> StudySpec:
         training=_training(file, objectives),
         resources=_resources(file),
         mlflow=file.tracking.mlflow if file.tracking else None,
+        confirm=ConfirmSettings(**file.confirm.model_dump()),
     )
 
 

@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Protocol
 
 from autopeft.errors import TrackingError
 from autopeft.objectives.front import Front
 from autopeft.search.trial import History, Trial
-from autopeft.studies.charts import completed_points
+from autopeft.studies.charts import Confirmed, completed_points
 from autopeft.studies.events import (
     StopReason,
     StudyEvent,
@@ -22,7 +23,16 @@ from autopeft.studies.events import (
     TrialReported,
     TrialStarted,
 )
-from autopeft.studies.notes import StudyInfo, flag_notes, front_note, progress_notes, state_note, study_note, trial_note
+from autopeft.studies.notes import (
+    StudyInfo,
+    confirmed_notes,
+    flag_notes,
+    front_note,
+    progress_notes,
+    state_note,
+    study_note,
+    trial_note,
+)
 from autopeft.studies.outbox import Note, Outbox
 
 FRONT_SECONDS = 20.0
@@ -50,7 +60,7 @@ class Courier(Protocol):
         """Send one note; doing it twice changes nothing. Raises RefusedError for one that can never be sent."""
         ...
 
-    def deliver_front(self, front: Front, history: History) -> None:
+    def deliver_front(self, front: Front, history: History, confirmed: Confirmed) -> None:
         """Put the front's chart, data and description on the study's run."""
         ...
 
@@ -63,10 +73,20 @@ class Mirror:
         outbox: Where notes wait; closed by `close`.
         info: What to say of the study as a whole.
         notify: Told, at most once a run, that the server does not answer, and of notes that it refuses.
+        confirmed: Scores of further seeds, by trial.
     """
 
-    def __init__(self, courier: Courier, outbox: Outbox, *, info: StudyInfo, notify: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        courier: Courier,
+        outbox: Outbox,
+        *,
+        info: StudyInfo,
+        notify: Callable[[str], None],
+        confirmed: Confirmed = MappingProxyType({}),
+    ) -> None:
         self._courier, self._outbox, self._info, self._notify = courier, outbox, info, notify
+        self._confirmed = confirmed
         self._trials: dict[int, Trial] = {}
         self._wake, self._closing = threading.Event(), threading.Event()
         self._lock = threading.Lock()
@@ -208,7 +228,8 @@ class Mirror:
         history, objectives = self.history, self._info.objectives
         front = Front.of(completed_points(history, objectives), objectives)
         notes = [*flag_notes(history, front), *progress_notes(history, objectives)]
-        self._outbox.put([*notes, (FRONT_KEY, front_note(front, history))])
+        notes += confirmed_notes(self._confirmed)
+        self._outbox.put([*notes, (FRONT_KEY, front_note(front, history, self._confirmed))])
         self._derived_version = version
         ended = time.monotonic()
         self._next_derive = ended + max(DERIVE_SECONDS, DERIVE_SHARE * (ended - began))
@@ -231,7 +252,8 @@ class Mirror:
                 self._courier.deliver(note)
                 return
             history, objectives = self.history, self._info.objectives
-            self._courier.deliver_front(Front.of(completed_points(history, objectives), objectives), history)
+            front = Front.of(completed_points(history, objectives), objectives)
+            self._courier.deliver_front(front, history, self._confirmed)
             self._next_front = time.monotonic() + FRONT_SECONDS
         except RefusedError as error:
             self._refused += 1

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from autopeft.objectives.reference import reference_point
 from autopeft.search.trial import History, Trial, TrialState
 from autopeft.spaces.configuration import LEARNING_RATE, Configuration, MethodSetting, Scalar
 from autopeft.spaces.model_shape import ModelShape
-from autopeft.studies.charts import completed_points, counts_line, knee_number, point_of
+from autopeft.studies.charts import Confirmed, completed_points, counts_line, knee_number, point_of
 from autopeft.studies.describe import (
     depth,
     describe,
@@ -246,9 +247,27 @@ def state_note(reason: StopReason | None) -> tuple[str, Json]:
     return "state", {"status": status, "reason": "" if reason is None else reason.value}
 
 
-def front_note(front: Front, history: History) -> Json:
+def front_note(front: Front, history: History, confirmed: Confirmed = MappingProxyType({})) -> Json:
     """A mark that changes when the picture of the front would; the picture itself is drawn when it is sent."""
-    return {"trials": [point.trial for point in front], "counts": counts_line(history, front)}
+    scores = {"confirmed": {str(trial): dict(row) for trial, row in confirmed.items()}} if confirmed else {}
+    return {"trials": [point.trial for point in front], "counts": counts_line(history, front), **scores}
+
+
+def confirmed_notes(confirmed: Confirmed) -> list[tuple[str, Json]]:
+    """What was confirmed of each trial, as metrics and a tag of its run."""
+    notes: list[tuple[str, Json]] = []
+    for trial, row in confirmed.items():
+        metrics: list[tuple[str, float, int, float]] = []
+        tags: dict[str, str] = {}
+        for name, score in row.items():
+            if isinstance(score, Mapping):
+                values = {f"confirmed/{name}": score["mean"]}
+                values |= {f"confirmed/{name}_{part}": score[part] for part in ("std", "low", "high")}
+                metrics += [(key, float(value), 0, 0.0) for key, value in values.items() if math.isfinite(value)]
+                words = f"{name} {score['mean']:.4f} ± {score['std']:.4f}"
+                tags["confirmed"] = f"{words}, {row['seeds']} seeds, {score['split']} split"
+        notes.append((f"confirmed/{trial}", {"number": trial, "metrics": metrics, "tags": tags}))
+    return notes
 
 
 def front_markdown(front: Front, history: History, *, info: StudyInfo) -> str:

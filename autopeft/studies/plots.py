@@ -1,8 +1,9 @@
 """The front as a file: an interactive page, or a picture for a paper or a README."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from autopeft.errors import SpecError
@@ -10,7 +11,7 @@ from autopeft.objectives.front import Front, FrontPoint, hypervolume_curve
 from autopeft.objectives.objective import Direction, Objective
 from autopeft.search.trial import History
 from autopeft.spaces.model_shape import ModelShape
-from autopeft.studies.charts import completed_points, counts_line, front_page, knee_number
+from autopeft.studies.charts import Confirmed, completed_points, counts_line, front_page, knee_number
 from autopeft.studies.describe import human_bytes, human_seconds
 
 if TYPE_CHECKING:
@@ -25,7 +26,13 @@ _RAMP = "viridis"
 
 
 def plot_front(
-    front: Front, history: History, path: Path, *, study: str = "study", shape: ModelShape | None = None
+    front: Front,
+    history: History,
+    path: Path,
+    *,
+    study: str = "study",
+    shape: ModelShape | None = None,
+    confirmed: Confirmed = MappingProxyType({}),
 ) -> Path:
     """Write the front to `path` in the format its suffix names; overwrites.
 
@@ -34,9 +41,9 @@ def plot_front(
     """
     suffix = check_plot_path(path)
     if suffix == ".html":
-        path.write_text(front_page(front, history, study=study, shape=shape), "utf-8")
+        path.write_text(front_page(front, history, study=study, shape=shape, confirmed=confirmed), "utf-8")
     else:
-        path.write_bytes(front_picture(front, history, suffix=suffix, study=study))
+        path.write_bytes(front_picture(front, history, suffix=suffix, study=study, confirmed=confirmed))
     return path
 
 
@@ -73,8 +80,18 @@ def check_plot_path(path: Path, *, suffixes: Sequence[str] = SUFFIXES) -> str:
     return suffix
 
 
-def front_picture(front: Front, history: History, *, suffix: str, study: str) -> bytes:
-    """The front as PNG or SVG bytes: one panel for each objective after the first, across from the first."""
+def front_picture(
+    front: Front,
+    history: History,
+    *,
+    suffix: str,
+    study: str,
+    confirmed: Confirmed = MappingProxyType({}),
+) -> bytes:
+    """The front as PNG or SVG bytes: one panel for each objective after the first, across from the first.
+
+    Scores on the held-out split are crosses with a bar of one standard deviation over seeds.
+    """
     objectives = front.objectives
     across = objectives[1:4] or objectives[:1]
     figure = _figure(width=max(6.4, 5.6 * len(across)), height=4.8)
@@ -83,6 +100,7 @@ def front_picture(front: Front, history: History, *, suffix: str, study: str) ->
     for index, (panel, objective) in enumerate(zip(axes, across, strict=True)):
         others = [other for other in objectives[1:] if other is not objective]
         _panel(figure, panel, front, points, x=objective, y=objectives[0], colour=others[0] if others else None)
+        _draw_confirmed(panel, points, confirmed, x=objective, y=objectives[0])
         if index:
             panel.set_ylabel("")
     figure.suptitle(f"Pareto front of {study}", color=_INK, fontsize=14, fontweight="bold", x=0.01, ha="left")
@@ -134,6 +152,28 @@ def _draw_front(
         bar.ax.tick_params(colors=_SOFT, length=0)
         _format(bar.ax.yaxis, colour)
     _mark_knee(axes, front, x, y)
+
+
+def _draw_confirmed(
+    axes: "Axes", points: Sequence[FrontPoint], confirmed: Confirmed, *, x: Objective, y: Objective
+) -> None:
+    rows = [(point, confirmed[point.trial].get(y.name)) for point in points if point.trial in confirmed]
+    scores = [(point.values[x.name], row) for point, row in rows if isinstance(row, Mapping)]
+    if scores and x is not y:
+        axes.errorbar(
+            [at for at, _ in scores],
+            [float(row["mean"]) for _, row in scores],
+            yerr=[float(row["std"]) for _, row in scores],
+            fmt="x",
+            color=_INK,
+            ecolor=_INK,
+            elinewidth=1.0,
+            capsize=3,
+            markersize=5,
+            zorder=6,
+            label=f"{scores[0][1]['split']} split, mean and deviation over seeds",
+        )
+        axes.legend(loc="lower right", fontsize=8, frameon=False, labelcolor=_SOFT)
 
 
 def _mark_knee(axes: "Axes", front: Front, x: Objective, y: Objective) -> None:

@@ -44,6 +44,22 @@ class TrialRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """What a trained trial scored on the held-out split."""
+
+    metrics: Mapping[str, float]
+    draws: tuple[float, ...] = ()
+    """The task's metric on rows drawn again; see `autopeft.trainers.job.Report.test_draws`."""
+
+    def to_json(self) -> dict[str, object]:
+        return {"metrics": dict(self.metrics), "draws": list(self.draws)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, object]) -> "HeldOut":
+        return cls(metrics=data["metrics"], draws=tuple(data["draws"]))  # type: ignore[arg-type]  # written by to_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
     """What happened to a trial since its latest start; a trial that is run again begins a new one."""
 
@@ -55,6 +71,8 @@ class RunRecord:
     failure: Failure | None = None
     losses: int = 0
     """How many workers died under this trial; a driver's death is not counted."""
+    held_out: HeldOut | None = None
+    """Its score on the held-out split; None in a search, which never asks for one."""
 
     @property
     def seconds(self) -> float:
@@ -69,6 +87,7 @@ class RunRecord:
             "measurements": [plain(measurement.to_json()) for measurement in self.measurements],
             "failure": failure,
             "losses": self.losses,
+            **({"held_out": plain(self.held_out.to_json())} if self.held_out else {}),
         }
 
     @classmethod
@@ -82,6 +101,7 @@ class RunRecord:
             measurements=tuple(Measurement.from_json(row) for row in rows),
             failure=Failure(kind=FailureKind(failure["kind"]), message=failure["message"]) if failure else None,
             losses=data["losses"],  # type: ignore[arg-type]  # written by to_json
+            held_out=HeldOut.from_json(data["held_out"]) if "held_out" in data else None,  # type: ignore[arg-type]  # same
         )
 
 

@@ -25,7 +25,7 @@ from autopeft.studies.artifacts import Artifacts
 from autopeft.studies.capacity import Capacity
 from autopeft.studies.events import Listener, Noted, StopReason, StudyEvent, TrialFinished, TrialReported, TrialStarted
 from autopeft.studies.executor import AbstractTrialSource, Assignment, WorkerLost
-from autopeft.studies.records import RunRecord, TrialRecord
+from autopeft.studies.records import HeldOut, RunRecord, TrialRecord
 from autopeft.studies.storage import StoredStudy, to_trial
 from autopeft.trainers.job import Report, TrainJob
 
@@ -194,6 +194,8 @@ class Runner(AbstractTrialSource):
         run = self._runs[number]
         if report.measurement is not None:
             run = replace(run, measurements=(*run.measurements, report.measurement))
+        if report.test_metrics:
+            run = replace(run, held_out=HeldOut(metrics=report.test_metrics, draws=report.test_draws))
         failure = self._failure(report, run)
         if failure is not None:
             self._finish(number, replace(run, failure=failure), TrialState.FAILED)

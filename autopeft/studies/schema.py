@@ -25,6 +25,10 @@ def _auto_is_none(value: object) -> object:
     return None if value == "auto" else value
 
 
+def _all_is_none(value: object) -> object:
+    return None if value == "all" else value
+
+
 AutoInt = Annotated[int | None, BeforeValidator(_auto_is_none), Field(gt=0)]
 AutoFloat = Annotated[float | None, BeforeValidator(_auto_is_none), Field(gt=0.0)]
 
@@ -131,6 +135,21 @@ class TrackingSection(_Section):
     mlflow: str | None = "sqlite:///mlflow.db"
 
 
+def _off_is_no_stage(value: object) -> object:
+    return {"after_search": False} if value is False else value
+
+
+class ConfirmSection(_Section):
+    after_search: bool = True
+    budget: Annotated[float, Field(gt=0.0)] = 0.3
+    seeds: Annotated[int, Field(ge=3)] = 3
+    points: Annotated[PositiveInt | None, BeforeValidator(_all_is_none)] = None
+    baseline_trials: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_auto_is_none)] = None
+
+
+Confirming = Annotated[ConfirmSection, BeforeValidator(_off_is_no_stage)]
+
+
 class StudyFile(_Section):
     study: str
     model: str | ModelSection
@@ -142,6 +161,7 @@ class StudyFile(_Section):
     training: TrainingSection = TrainingSection()
     resources: ResourcesSection = ResourcesSection()
     tracking: TrackingSection | None = TrackingSection()
+    confirm: Confirming = ConfirmSection()
 
 
 class RunFile(_Section):
@@ -157,6 +177,7 @@ class RunFile(_Section):
     training: TrainingSection = TrainingSection()
     resources: ResourcesSection = ResourcesSection()
     tracking: TrackingSection | None = TrackingSection()
+    confirm: Confirming = ConfirmSection()
 
 
 def validate(document: Document) -> StudyFile:
@@ -257,6 +278,7 @@ def _section_at(path: Path_) -> type[BaseModel] | None:
         ("training",): TrainingSection,
         ("resources",): ResourcesSection,
         ("tracking",): TrackingSection,
+        ("confirm",): ConfirmSection,
     }
     return sections.get(path)
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from autopeft.errors import AutoPeftError, TrackingError
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.studies.bind import BoundStudy, bind_study
 from autopeft.studies.content import content_of, data_digest
@@ -18,6 +19,7 @@ from autopeft.studies.progress import ProgressMode, ProgressReporter, choose_mod
 from autopeft.studies.spec import RunSpec, StudySpec
 from autopeft.studies.study import DEFAULT_STORAGE, Study
 
+_DONE = (StopReason.BUDGET, StopReason.EXHAUSTED)
 MIRROR_SECONDS = 30.0
 """How long the end of a search waits for a slow tracking server; `autopeft sync` brings the rest."""
 
@@ -63,7 +65,53 @@ def run_session(study: Study, *, mode: ProgressMode, listeners: Sequence[Listene
         watching: list[Listener] = [reporter.on_event, *listeners]
         if study.spec.mlflow is not None:
             watching.append(_mirrored(study, bound, reporter, stack))
-        return study.run(bound=bound, listeners=watching)
+        reason = study.run(bound=bound, listeners=watching)
+    if reason in _DONE and study.spec.confirm.after_search:
+        reason = _confirm_chosen(study, bound, mode=mode)
+    return reason
+
+
+def confirm_session(study: Study, *, mode: ProgressMode) -> StopReason:
+    """Confirm `study`, baselines and all, with progress on stderr and, where its file asks for it, the mirror after."""
+    bound = bind_study(study.spec)
+    reporter = ProgressReporter(sys.stderr, mode, shape=bound.space.shape, epochs=study.spec.training.epochs)
+    try:
+        return study.confirm(bound=bound, listeners=[reporter.on_event])
+    finally:
+        reporter.close()
+        _mirror_confirmed(study, bound, reporter)
+
+
+def _confirm_chosen(study: Study, bound: BoundStudy, *, mode: ProgressMode) -> StopReason:
+    """Confirm as many points of the front as the study's confirmation budget holds; what goes wrong is only said."""
+    settings, n_trials = study.spec.confirm, len(study.history())
+    points = int(settings.budget * n_trials + 1e-9) // settings.seeds
+    if not points:
+        return StopReason.BUDGET
+    reporter = ProgressReporter(sys.stderr, mode, shape=bound.space.shape, epochs=study.spec.training.epochs)
+    reason = StopReason.BUDGET
+    try:
+        reason = study.confirm(bound=bound, listeners=[reporter.on_event], points=points, baselines=False)
+    except AutoPeftError as error:
+        reporter.on_event(Noted(message=f"the front is not confirmed: {error.message}; `autopeft confirm` tries again"))
+    finally:
+        reporter.close()
+    _mirror_confirmed(study, bound, reporter)
+    return reason
+
+
+def _mirror_confirmed(study: Study, bound: BoundStudy, reporter: ProgressReporter) -> None:
+    """Bring what was confirmed to MLflow; where it does not answer, `autopeft sync` does that later."""
+    from autopeft.studies.tracking import sync
+
+    front = study.front()
+    if study.spec.mlflow is None or not front.confirmed:
+        return
+    info, outbox = study_info(study.spec, bound.space.shape), outbox_path(study.storage, folder=Path())
+    try:
+        sync(study.spec.mlflow, info, front.history, outbox=outbox, confirmed=front.confirmed)
+    except TrackingError as error:
+        reporter.on_event(Noted(message=f"the confirmation is not in MLflow: {error.message}; {error.hint}"))
 
 
 def _mirrored(study: Study, bound: BoundStudy, reporter: ProgressReporter, stack: ExitStack) -> Listener:
@@ -79,6 +127,7 @@ def _mirrored(study: Study, bound: BoundStudy, reporter: ProgressReporter, stack
         study_info(study.spec, bound.space.shape),
         outbox=outbox_path(study.storage, folder=Path()),
         notify=say,
+        confirmed=study.front().confirmed,
     )
 
     def close() -> None:

@@ -31,6 +31,22 @@ class SearchSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmSettings:
+    """How points of the front are trained again, and what beside."""
+
+    after_search: bool = True
+    """Whether a search that is done confirms its front's knee and best points by itself."""
+    budget: float = 0.3
+    """Trainings that this may take, as a share of the search's; `autopeft confirm` has no such limit."""
+    seeds: int = 3
+    """Trainings of each point."""
+    points: int | None = None
+    """How many points of the front `autopeft confirm` trains; None takes all."""
+    baseline_trials: int | None = None
+    """Trainings that tune each baseline; None takes as many as the search had, 0 leaves the baselines out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudySpec:
     """One study file, read, checked and complete."""
 
@@ -45,6 +61,7 @@ class StudySpec:
     resources: Resources
     mlflow: str | None
     """MLflow tracking URI; None: no tracking."""
+    confirm: ConfirmSettings = ConfirmSettings()
 
     def to_mapping(self) -> dict[str, object]:
         """The study file this came from, complete with defaults; `autopeft.studies.load.to_spec` reads it back."""
@@ -59,6 +76,7 @@ class StudySpec:
             "training": asdict(self.training),
             "resources": _given(asdict(self.resources)),
             "tracking": {"mlflow": self.mlflow},
+            "confirm": _given(asdict(self.confirm)),
         }
 
 

@@ -75,10 +75,18 @@ class StudyStorage:
         self.close()
 
     def studies(self) -> tuple[StudySummary, ...]:
-        """Every AutoPEFT study, oldest first."""
+        """Every AutoPEFT study, oldest first; those that only serve another (`NAME/...`) are not among them."""
         with translated(self.name):
-            rows = [study for study in self.database.get_all_studies() if PREFIX + "format" in study.user_attrs]
+            rows = [study for study in self._ours() if "/" not in study.study_name]
             return tuple(self._summary(study) for study in rows)
+
+    def names(self) -> frozenset[str]:
+        """Names of all AutoPEFT studies, those that serve another among them."""
+        with translated(self.name):
+            return frozenset(study.study_name for study in self._ours())
+
+    def _ours(self) -> "list[FrozenStudy]":
+        return [study for study in self.database.get_all_studies() if PREFIX + "format" in study.user_attrs]
 
     def study(self, name: str) -> "StoredStudy":
         """The study called `name`.

@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, final
 
 from autopeft.errors import NotFoundError
 from autopeft.objectives.front import FrontPoint
+from autopeft.objectives.objective import METRICS
 from autopeft.search.searcher import SearchProblem
 from autopeft.search.trial import History
 from autopeft.spaces.definition import SpaceDefinition
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.studies.artifacts import Artifacts
+from autopeft.studies.confirmation import Confirmation, confirmed_scores, read_confirmation
 from autopeft.studies.content import PLACES, content_of
 from autopeft.studies.definition import HARMLESS, StudyDefinition
 from autopeft.studies.events import Listener, StopReason
 from autopeft.studies.executor import WorkerSpec
-from autopeft.studies.load import load_spec, spec_from_mapping, to_spec
+from autopeft.studies.load import load_spec, override, spec_from_mapping, to_spec
 from autopeft.studies.signals import StopRequest
 from autopeft.studies.spec import TRAINER, StudySpec
 from autopeft.studies.storage import StudyStorage
@@ -68,19 +70,25 @@ class Study:
         return cls(spec_from_mapping(data), storage=storage)
 
     @classmethod
-    def open(cls, name: str, *, storage: str = DEFAULT_STORAGE) -> "Study":
+    def open(cls, name: str, *, storage: str = DEFAULT_STORAGE, settings: Sequence[str] = ()) -> "Study":
         """The study called `name` (or the one that the study file `name` is about) in `storage`.
+
+        Args:
+            name: The study, or its file, of which only the name is read.
+            storage: Where it is kept.
+            settings: `key.path=value` overrides of what the storage holds of it.
 
         Raises:
             NotFoundError: No such study, or no such storage.
             StorageError: The storage is not ours.
+            SpecError: A setting is not usable.
         """
         if name.endswith((".yaml", ".yml")):
             name = load_spec(Path(name)).study
         with StudyStorage.open(storage) as there:
             definition = there.study(name).definition
         document = Document(data=dict(definition.spec), source=f"study {name}")  # type: ignore[arg-type]  # plain JSON
-        return cls(to_spec(document, folder=None), storage=storage)
+        return cls(to_spec(override(document, settings), folder=None), storage=storage)
 
     @property
     def name(self) -> str:
@@ -174,8 +182,56 @@ class Study:
         return ModelShape.from_json(shape)
 
     def front(self) -> StudyFront:
-        """The Pareto front of the completed trials."""
-        return StudyFront.of(self.name, self.history(), self.spec.objectives)
+        """The Pareto front of the completed trials, with what was confirmed of it."""
+        found = self.confirmation()
+        scores = {} if found is None else confirmed_scores(found)
+        return StudyFront.of(self.name, self.history(), self.spec.objectives, confirmed=scores)
+
+    def confirmation(self) -> Confirmation | None:
+        """What confirmations found (see `confirm`); None before there is any."""
+        try:
+            with StudyStorage.open(self.storage) as storage:
+                history = storage.study(self.name).history()
+                return read_confirmation(storage, self.name, history=history, objective=METRICS[self.spec.task.metric])
+        except NotFoundError:
+            return None
+
+    def confirm(
+        self,
+        *,
+        bound: "BoundStudy | None" = None,
+        listeners: Sequence[Listener] = (),
+        stop: StopRequest | None = None,
+        points: int | None = None,
+        baselines: bool = True,
+    ) -> StopReason:
+        """Train points of the front again on further seeds, and tuned baselines; score all on the held-out split.
+
+        What is there already is not trained again, and what was interrupted goes on.
+
+        Args:
+            bound: The study as bound to its model and data already; None binds it now.
+            listeners: Told of every event.
+            stop: Raised by the caller to stop it; None when only signals do.
+            points: At most so many points: knee, best, then along the front. None takes what the study's file says.
+            baselines: Also tune and train the baselines.
+
+        Raises:
+            NotFoundError: No such study, or it has no front.
+            SpecError: The search is not finished, or its model, rows or settings have changed.
+        """
+        from autopeft.studies.bind import bind_study
+        from autopeft.studies.confirm import Confirmer
+
+        with StudyStorage.open(self.storage) as storage:
+            storage.study(self.name)
+        bound = bound or bind_study(self.spec)
+        with StudyStorage.open(self.storage, create=True) as storage:
+            confirmer = Confirmer(bound=bound, storage=storage, listeners=tuple(listeners), stop=stop, trainer=TRAINER)
+            front = confirmer.check()
+            reason = confirmer.points(front, limit=self.spec.confirm.points if points is None else points)
+            done = reason in (StopReason.BUDGET, StopReason.EXHAUSTED)
+            return confirmer.baselines() if done and baselines else reason
 
     def export(
         self,

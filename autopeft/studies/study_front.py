@@ -1,16 +1,17 @@
 """A study's front with what the terminal, a notebook and a chart want of it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, final
 
 from autopeft.errors import NotFoundError, SpecError
 from autopeft.objectives.front import Front, FrontPoint
 from autopeft.objectives.objective import Objective
 from autopeft.search.trial import History, Trial, TrialState
-from autopeft.studies.charts import front_page, point_of
+from autopeft.studies.charts import Confirmed, front_page, point_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,15 +25,23 @@ class StudyFront:
     study: str
     front: Front
     history: History
+    confirmed: Confirmed = field(default_factory=dict)
 
     @classmethod
-    def of(cls, study: str, history: History, objectives: Sequence[Objective]) -> "StudyFront":
+    def of(
+        cls,
+        study: str,
+        history: History,
+        objectives: Sequence[Objective],
+        *,
+        confirmed: Confirmed = MappingProxyType({}),
+    ) -> "StudyFront":
         candidates = [
             FrontPoint.of(trial.number, trial.configuration, measurement=trial.final, objectives=objectives)
             for trial in history
             if trial.final is not None
         ]
-        return cls(study=study, front=Front.of(candidates, objectives), history=history)
+        return cls(study=study, front=Front.of(candidates, objectives), history=history, confirmed=confirmed)
 
     def __iter__(self) -> Iterator[FrontPoint]:
         return iter(self.front)
@@ -94,19 +103,19 @@ class StudyFront:
         """Write a chart (.html, .png or .svg); its path."""
         from autopeft.studies.plots import plot_front
 
-        plot_front(self.front, self.history, Path(path), study=self.study)
+        plot_front(self.front, self.history, Path(path), study=self.study, confirmed=self.confirmed)
         return Path(path)
 
     def _repr_html_(self) -> str:
         """The chart, where a notebook shows the front."""
-        page = front_page(self.front, self.history, study=self.study)
+        page = front_page(self.front, self.history, study=self.study, confirmed=self.confirmed)
         return f'<iframe srcdoc="{escape(page)}" style="width: 100%; height: 860px; border: 0"></iframe>'
 
     def to_json(self) -> dict[str, object]:
         """What `autopeft front --json` prints."""
         from autopeft.studies.tables import front_json
 
-        return front_json(self.front, self.history, study=self.study)
+        return front_json(self.front, self.history, study=self.study, confirmed=self.confirmed)
 
 
 def _why_not(trial: Trial) -> str:

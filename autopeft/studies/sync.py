@@ -42,7 +42,10 @@ def sync_study(study: Study) -> SyncCounts:
     assert study.spec.mlflow is not None
     driven = study.is_running()  # Before its trials are read: what ends in between is told by its driver.
     info = study_info(study.spec, study.shape())
-    return mirror(study.spec.mlflow, info, study.history(), outbox=_outbox(study), driven=driven)
+    front = study.front()
+    return mirror(
+        study.spec.mlflow, info, front.history, outbox=_outbox(study), driven=driven, confirmed=front.confirmed
+    )
 
 
 def register_point(study: Study, pick: str, point: FrontPoint) -> Registered:

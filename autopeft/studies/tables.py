@@ -1,7 +1,8 @@
 """Studies, trials and fronts as terminal tables and as JSON; every user string is text, never markup."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -13,7 +14,7 @@ from autopeft.objectives.front import Front, FrontPoint
 from autopeft.objectives.objective import Direction, Objective
 from autopeft.search.trial import History, Trial, TrialState
 from autopeft.spaces.model_shape import ModelShape
-from autopeft.studies.charts import counts_line, knee_number, point_of
+from autopeft.studies.charts import Confirmed, counts_line, knee_number, point_of
 from autopeft.studies.describe import describe, human_bytes, human_seconds, human_value, number
 from autopeft.studies.described_rows import DescribedRows, Row, plain_table
 from autopeft.studies.layer_prior import LayerPrior
@@ -77,7 +78,13 @@ def print_table(renderable: RenderableType, *, width: int | None = None) -> None
 
 
 def front_table(
-    front: Front, history: History, *, study: str, shape: ModelShape | None = None, limit: int | None = None
+    front: Front,
+    history: History,
+    *,
+    study: str,
+    shape: ModelShape | None = None,
+    limit: int | None = None,
+    confirmed: Confirmed = MappingProxyType({}),
 ) -> RenderableType:
     """The front, best in the first objective first, the knee marked.
 
@@ -87,19 +94,40 @@ def front_table(
         study: The study's name, for the title.
         shape: The base model, when known.
         limit: Show only so many rows (the knee always among them).
+        confirmed: Scores of further seeds on the held-out split, in columns of their own.
     """
     title = Text.assemble((f"Pareto front of {study}", "bold"), "  ", (counts_line(history, front), "dim"))
     if not len(front):
         return Group(title, Text("No trial has completed yet.", style="dim"))
     knee = knee_number(front)
     shown, hidden = _shown(front, limit, knee)
-    table = DescribedRows(
-        columns=[_trial_column(), *_value_columns(front.objectives)],
-        text_head="configuration",
-        rows=[_front_row(point, front.objectives, shape, knee=point.trial == knee) for point in shown],
-    )
+    heads = _confirmed_heads(confirmed)
+    columns = [_trial_column(), *_value_columns(front.objectives)]
+    columns += [(head, {"justify": "right", "no_wrap": True}) for head in heads.values()]
+    rows = [_front_row(point, front.objectives, shape, knee=point.trial == knee) for point in shown]
+    rows = [
+        replace(row, cells=[*row.cells, *(_confirmed_cell(confirmed, point, name) for name in heads)])
+        for row, point in zip(rows, shown, strict=True)
+    ]
+    table = DescribedRows(columns=columns, text_head="configuration", rows=rows)
     foot = "* the knee: the best compromise" + (f"; {hidden} more on the front" if hidden else "")
+    foot += "; ±: standard deviation over new seeds, scored on rows the search never saw" if heads else ""
     return Group(title, table, Text(foot, style="dim"))
+
+
+def _confirmed_heads(confirmed: Confirmed) -> dict[str, str]:
+    """The head of the column of each metric that was confirmed."""
+    heads: dict[str, str] = {}
+    for scores in confirmed.values():
+        for name, score in scores.items():
+            if isinstance(score, Mapping):
+                heads[name] = f"{score['split']}, {scores['seeds']} seeds"
+    return heads
+
+
+def _confirmed_cell(confirmed: Confirmed, point: FrontPoint, name: str) -> Text:
+    score = confirmed.get(point.trial, {}).get(name)
+    return Text(f"{float(score['mean']):.4f} ± {float(score['std']):.4f}" if isinstance(score, Mapping) else "-")
 
 
 def _shown(front: Front, limit: int | None, knee: int | None) -> tuple[list[FrontPoint], int]:
@@ -294,11 +322,17 @@ def estimate_table(estimate: Mapping[str, object], described: str) -> Renderable
     return Group(*rows)
 
 
-def front_json(front: Front, history: History, *, study: str) -> dict[str, object]:
-    """What `autopeft front --json` prints."""
+def front_json(
+    front: Front, history: History, *, study: str, confirmed: Confirmed = MappingProxyType({})
+) -> dict[str, object]:
+    """What `autopeft front --json` prints; only points that were confirmed have an entry `confirmed`."""
     states = (TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED)
     counts = {state.value: len(history.in_state(state)) for state in states}
-    return {"study": study, **front.to_json(), "trials": counts}
+    whole = front.to_json()
+    rows = whole["front"]
+    assert isinstance(rows, list)
+    marked = [row | ({"confirmed": confirmed[row["trial"]]} if row["trial"] in confirmed else {}) for row in rows]
+    return {"study": study, **whole, "front": marked, "trials": counts}
 
 
 def trials_json(history: History, objectives: Sequence[Objective]) -> list[dict[str, object]]:

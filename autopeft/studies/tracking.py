@@ -10,9 +10,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, final
 
 from autopeft.search.trial import History
+from autopeft.studies.charts import Confirmed
 from autopeft.studies.courier import MlflowCourier, translated
 from autopeft.studies.events import StudyEvent
 from autopeft.studies.gpu_metrics import GpuSampler, wanted
@@ -53,6 +55,7 @@ class MlflowMirror:
         info: What to say of the study as a whole.
         outbox: The outbox file (`outbox.outbox_path`).
         notify: Gets one line, once, when the server does not answer; the default logs a warning.
+        confirmed: Scores of further seeds, by trial.
 
     Raises:
         SpecError: `uri` is nothing MLflow keeps runs in.
@@ -66,12 +69,14 @@ class MlflowMirror:
         *,
         outbox: Path,
         notify: Callable[[str], None] | None = None,
+        confirmed: Confirmed = MappingProxyType({}),
     ) -> None:
         uri = check_uri(uri)
         self._applied = apply_environment()
         _load()
         box = Outbox(outbox, target=public_uri(uri), study=info.name)
-        self._mirror = Mirror(MlflowCourier(uri, box, info=info), box, info=info, notify=notify or _LOG.warning)
+        courier = MlflowCourier(uri, box, info=info)
+        self._mirror = Mirror(courier, box, info=info, notify=notify or _LOG.warning, confirmed=confirmed)
         self._mirror.start()
         self._sampler = GpuSampler(self._mirror.tell) if wanted() else None
         if self._sampler is not None:
@@ -90,7 +95,15 @@ class MlflowMirror:
         return left
 
 
-def sync(uri: str, info: StudyInfo, history: History, *, outbox: Path, driven: bool = False) -> SyncCounts:
+def sync(
+    uri: str,
+    info: StudyInfo,
+    history: History,
+    *,
+    outbox: Path,
+    driven: bool = False,
+    confirmed: Confirmed = MappingProxyType({}),
+) -> SyncCounts:
     """Make the server hold what `history` holds. Doing it twice changes nothing; runs deleted there are made again.
 
     Args:
@@ -99,6 +112,7 @@ def sync(uri: str, info: StudyInfo, history: History, *, outbox: Path, driven: b
         history: Its trials.
         outbox: The outbox file (`outbox.outbox_path`).
         driven: Another process runs the study now; what is unfinished is left to it.
+        confirmed: Scores of further seeds, by trial.
 
     Raises:
         SpecError: `uri` is nothing MLflow keeps runs in.
@@ -111,7 +125,7 @@ def sync(uri: str, info: StudyInfo, history: History, *, outbox: Path, driven: b
         try:
             courier = MlflowCourier(uri, box, info=info)
             courier.connect()
-            mirror = Mirror(courier, box, info=info, notify=_LOG.warning)
+            mirror = Mirror(courier, box, info=info, notify=_LOG.warning, confirmed=confirmed)
             queued = mirror.restate(history, driven=driven)
             if not driven:
                 mirror.settle_state(history)

@@ -156,6 +156,8 @@ class Report:
     done: bool = False
     """True on the last report of this configuration."""
     test_metrics: Mapping[str, float] = field(default_factory=dict)
+    test_draws: tuple[float, ...] = ()
+    """The task's metric on rows of the held-out split drawn again with replacement, the same rows for every report."""
 
 
 class AbstractSlots(ABC):

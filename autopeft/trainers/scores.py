@@ -3,6 +3,7 @@
 Letters: N scored items (rows, or the target tokens or tagged words of rows), k numbers kept of each.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import final
@@ -10,9 +11,12 @@ from typing import final
 import numpy as np
 
 from autopeft.errors import DivergedError
-from autopeft.objectives.interval import Interval, bootstrap, wilson
+from autopeft.objectives.interval import Interval, bootstrap, resampled, wilson
 from autopeft.trainers.metrics import FloatArray, IntArray
 from autopeft.trainers.task_kind import Task
+
+DRAWS = 400
+"""Resampled scores that a confirmation keeps of a training."""
 
 
 @final
@@ -53,6 +57,18 @@ class Scores:
         n = self.n_rows
         if name == "accuracy" and len(self.rows) == n:
             return wilson(self.values[name], n)
+        return bootstrap(self._score_of_rows(name), n)
+
+    def draws(self, name: str, n: int = DRAWS) -> tuple[float, ...]:
+        """The metric `name` on the split's rows drawn again with replacement, `n` times, to six digits.
+
+        Draw i takes the same rows whatever model was scored, so two models' draws differ by what the models differ.
+        """
+        found = resampled(self._score_of_rows(name), self.n_rows, resamples=n)
+        return tuple(float(f"{value:.6g}") for value in found)
+
+    def _score_of_rows(self, name: str) -> Callable[[IntArray], float]:
+        """The metric of some rows, each with all its items; infinite where it has no finite value."""
         order = np.argsort(self.rows, kind="stable")
         starts = np.flatnonzero(np.diff(self.rows[order], prepend=-1))
         groups = np.split(order, starts[1:])
@@ -64,7 +80,7 @@ class Scores:
             except DivergedError:
                 return float("inf")
 
-        return bootstrap(score, n)
+        return score
 
     def intervals(self) -> dict[str, Interval]:
         """Of every metric but the loss."""

@@ -237,10 +237,16 @@ class Trainer(AbstractTrainer):
             run = replace(run, prepared_seconds=prepared)
             for measurement in loop.train(run):
                 done = measurement.epoch == job.epochs
-                tests = loop.evaluate(run, self.tokens("test")) if done and job.evaluate_test else {}
+                scored = loop.predict(run, self.tokens("test")) if done and job.evaluate_test else None
                 if done and entry.folder is not None:
                     self._save(entry.folder, adapters, measurement)
-                yield Report(slot=entry.slot, measurement=measurement, done=done, test_metrics=tests)
+                yield Report(
+                    slot=entry.slot,
+                    measurement=measurement,
+                    done=done,
+                    test_metrics=scored.values if scored else {},
+                    test_draws=scored.draws(self._spec.metric) if scored else (),
+                )
         finally:
             adapters.remove()
 

@@ -8,6 +8,7 @@ from autopeft.errors import TrackingError
 from autopeft.objectives.front import Front
 from autopeft.search.trial import History
 from autopeft.studies import mirror as mirror_module
+from autopeft.studies.charts import Confirmed
 from autopeft.studies.events import Noted, StopReason, StudyOpened, StudyStopped, TrialFinished
 from autopeft.studies.mirror import Mirror, RefusedError
 from autopeft.studies.notes import StudyInfo
@@ -37,7 +38,7 @@ class Postman:
             raise RefusedError("no")
         self.taken.append(note.key)
 
-    def deliver_front(self, front: Front, history: History) -> None:
+    def deliver_front(self, front: Front, history: History, confirmed: Confirmed) -> None:
         self._need()
         self.fronts += 1
 

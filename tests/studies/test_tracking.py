@@ -83,6 +83,23 @@ def rows_of(uri: str) -> dict[str, list[tuple[object, ...]]]:
         return {table: sorted(database.execute(f"SELECT * FROM {table}"), key=repr) for table in tables}
 
 
+def test_what_was_confirmed_is_on_its_run_and_in_the_front(uri: str, tmp_path: Path) -> None:
+    told, outbox = history(8), tmp_path / "o.db"
+    mirrored(uri, told, outbox)
+    score = {"mean": 0.71, "std": 0.02, "low": 0.65, "high": 0.77, "split": "test"}
+    counts = sync(uri, INFO, told, outbox=outbox, confirmed={1: {"seeds": 3, "accuracy": score}})
+    assert counts.sent == 2, "the scores and the front"
+    runs = runs_of(uri)
+    assert runs["trial-001"].data.metrics.items() >= {("confirmed/accuracy", 0.71), ("confirmed/accuracy_std", 0.02)}
+    assert runs["trial-001"].data.tags["confirmed"] == "accuracy 0.7100 ± 0.0200, 3 seeds, test split"
+    assert "confirmed" not in runs["trial-002"].data.tags
+    page = Path(
+        mlflow.artifacts.download_artifacts(f"runs:/{runs['rte'].info.run_id}/front/front.html", tracking_uri=uri)
+    )
+    assert '"confirmed": {"seeds": 3' in page.read_text("utf-8")
+    assert sync(uri, INFO, told, outbox=outbox, confirmed={1: {"seeds": 3, "accuracy": score}}).sent == 0
+
+
 def test_a_study_becomes_a_parent_run_and_a_child_for_each_trial(uri: str, tmp_path: Path) -> None:
     told = history(12)
     assert mirrored(uri, told, tmp_path / "o.db") == 0

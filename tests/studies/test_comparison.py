@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from autopeft.objectives.objective import METRICS, Objective
+from autopeft.studies.comparison import Panel, Score
+
+ACCURACY, PERPLEXITY = METRICS["accuracy"], METRICS["perplexity"]
+
+
+def panel(values: list[list[float]], objective: Objective = ACCURACY) -> Panel:
+    """Scores of configurations `a`, `b`, ... without rows."""
+    return Panel.of(objective, {chr(97 + j): [Score(value=value) for value in row] for j, row in enumerate(values)})
+
+
+def test_two_configurations_without_rows_are_the_paired_t_test() -> None:
+    a, b = [0.81, 0.84, 0.86, 0.83], [0.80, 0.81, 0.82, 0.83]
+    found = panel([a, b]).difference("a", "b")
+    expected = stats.ttest_rel(a, b, alternative="greater")
+    assert found.chance == pytest.approx(1 - expected.pvalue)
+    interval = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_one_configuration_without_rows_is_the_t_interval() -> None:
+    a = [0.81, 0.84, 0.86, 0.83]
+    found = panel([a]).estimate("a")
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(a), scale=stats.sem(a))
+    assert (found.mean, found.low, found.high) == pytest.approx((np.mean(a), low, high))
+    assert found.std == pytest.approx(np.std(a, ddof=1))
+
+
+def test_a_difference_changes_sign_with_the_order_and_with_the_direction() -> None:
+    values = [[0.81, 0.84, 0.86], [0.80, 0.81, 0.82]]
+    there, back = panel(values).difference("a", "b"), panel(values).difference("b", "a")
+    assert (there.mean, there.low, there.high) == pytest.approx((-back.mean, -back.high, -back.low))
+    assert there.chance == pytest.approx(1 - back.chance)
+    lower_is_better = panel([[3.0, 3.1, 3.2], [4.0, 4.2, 4.1]], PERPLEXITY).difference("a", "b")
+    assert lower_is_better.mean == pytest.approx(1.0)
+    assert lower_is_better.verdict == "better"
+
+
+def test_what_a_seed_does_to_all_alike_does_not_blur_a_difference() -> None:
+    base = np.array([[0.80, 0.81, 0.79], [0.75, 0.77, 0.76]])
+    shaken = base + np.array([0.1, -0.1, 0.05])
+    one, other = panel(base.tolist()).difference("a", "b"), panel(shaken.tolist()).difference("a", "b")
+    assert one == other or one.chance == pytest.approx(other.chance)
+
+
+def test_equal_scores_are_noise_and_a_constant_gap_is_none() -> None:
+    equal = panel([[0.8, 0.8, 0.8], [0.8, 0.8, 0.8]]).difference("a", "b")
+    assert (equal.chance, equal.verdict) == (0.5, "noise")
+    assert equal.shown == pytest.approx(0.0, abs=1e-12)
+    assert panel([[0.9, 0.9], [0.8, 0.8]]).difference("b", "a").verdict == "worse"
+
+
+def test_one_seed_says_nothing_and_an_interval_stays_in_the_range_of_its_metric() -> None:
+    found = panel([[0.99], [0.5]])
+    assert found.difference("a", "b").verdict == "noise"
+    assert (found.estimate("a").low, found.estimate("a").high) == (0.0, 1.0)
+
+
+def simulated(
+    rng: np.random.Generator, gaps: list[float], *, seeds: int = 3, rows: int = 150, draws: int = 100
+) -> Panel:
+    """Accuracies on one split of models that agree on most rows; a configuration has a skill, and each seed its own."""
+    hardness = rng.normal(size=rows)
+    drawn = rng.integers(rows, size=(draws, rows))
+    scores: dict[str, list[Score]] = {}
+    common = rng.normal(scale=0.1, size=seeds)
+    for j, gap in enumerate(gaps):
+        scores[chr(97 + j)] = []
+        for seed in range(seeds):
+            skill = 1.0 + gap + common[seed] + rng.normal(scale=0.1)
+            right = skill - hardness + rng.normal(scale=0.5, size=rows) > 0
+            scores[chr(97 + j)].append(Score(value=float(right.mean()), draws=tuple(right[drawn].mean(axis=1))))
+    return Panel.of(ACCURACY, scores)
+
+
+@pytest.mark.parametrize("n", [2, 6])
+def test_intervals_cover_as_often_as_they_say(n: int) -> None:
+    """True difference 0, and the true mean over seeds, rows and models: 95 % intervals, 400 repetitions."""
+    rng = np.random.default_rng(0)
+    truth = stats.norm.cdf(1.0 / np.sqrt(1.0 + 0.25 + 0.02))
+    panels = [simulated(rng, [0.0] * n) for _ in range(400)]
+    differences = [panel.difference("a", "b") for panel in panels]
+    covered = np.mean([found.low <= 0 <= found.high for found in differences])
+    assert 0.93 <= covered <= 1.0
+    wrong = np.mean([found.verdict == "better" for found in differences])
+    assert wrong <= 0.07, "a difference of 0 is called one in a twentieth of the cases at most, up to chance"
+    means = [panel.estimate("a") for panel in panels]
+    assert np.mean([found.low <= truth <= found.high for found in means]) >= 0.92
+
+
+def test_more_seeds_and_a_larger_gap_are_told_from_noise() -> None:
+    rng = np.random.default_rng(1)
+    chances = [simulated(rng, [0.6, 0.0, 0.0], seeds=5, rows=400).difference("a", "b").chance for _ in range(40)]
+    assert np.mean([chance > 0.95 for chance in chances]) > 0.8
+
+
+def test_rows_that_are_few_blur_what_seeds_agree_on() -> None:
+    rng = np.random.default_rng(2)
+    right = np.array([[1] * 18 + [0] * 2, [1] * 16 + [0] * 4])
+    drawn = rng.integers(20, size=(400, 20))
+    scores = {
+        name: [Score(value=float(row.mean()), draws=tuple(row[drawn].mean(axis=1)))] * 3
+        for name, row in zip("ab", right, strict=True)
+    }
+    found = Panel.of(ACCURACY, scores).difference("a", "b")
+    assert found.mean == pytest.approx(0.1)
+    assert found.verdict == "noise"
