@@ -107,6 +107,19 @@ def confirm(
 
 
 @app.command()
+def report(
+    study: StudyName,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The page to write.", show_default=False)],
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """One self-contained page: the front, what was confirmed, what mattered, what was run."""
+    from autopeft.studies.commands import report as run
+
+    run(study, out=out, storage=storage, as_json=as_json)
+
+
+@app.command()
 def trials(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
     """Every trial with state, values, seconds and failure kind."""
     from autopeft.studies.commands import trials as run

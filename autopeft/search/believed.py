@@ -1,12 +1,13 @@
 """What a surrogate believes of trials that were run: their scores without the luck of one run."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from autopeft.objectives.objective import Objective
 from autopeft.search.observations import outcomes
-from autopeft.search.surrogate import SurrogateError, fit, one_thread
+from autopeft.search.surrogate import GaussianProcess, SurrogateError, condition, fit, one_thread
 from autopeft.search.trial import History, Trial
 from autopeft.spaces.space import SearchSpace
 
@@ -17,11 +18,19 @@ Beliefs = Mapping[int, tuple[float, float]]
 """By trial number: mean and standard deviation of an objective without noise, in its own unit."""
 
 
-def believe(space: SearchSpace, history: History, objective: Objective, *, seed: int) -> Beliefs:
+def believe(space: SearchSpace, history: History, objective: Objective, *, seed: int, noise: float = 0.0) -> Beliefs:
     """The posterior of `objective` at every completed trial; empty where no surrogate can be fitted.
 
     The best of many noisy scores is above its own mean; a posterior mean is drawn towards those of its neighbours by
     as much as the noise warrants, and so is what may be compared.
+
+    Args:
+        space: Of the trials.
+        history: The trials.
+        objective: What is believed of.
+        seed: Of the fit.
+        noise: Variance between runs of one configuration, where it was measured: the surrogate's own estimate is raised
+            to it. From a few trials that estimate is often near zero, and would then believe what it saw.
     """
     found = outcomes(history, objective)
     trials = [trial for trial in history.completed if trial.configuration in set(found.configurations)]
@@ -30,6 +39,7 @@ def believe(space: SearchSpace, history: History, objective: Objective, *, seed:
     try:
         with one_thread():
             process = fit(np.array([space.features(one) for one in found.configurations]), found.losses, seed=seed)
+            process = _with_noise(process, noise)
             mean, deviation = process.posterior(np.array([space.features(trial.configuration) for trial in trials]))
     except SurrogateError:
         return {}
@@ -37,6 +47,20 @@ def believe(space: SearchSpace, history: History, objective: Objective, *, seed:
         trial.number: (objective.from_loss(float(loss)), float(spread))
         for trial, loss, spread in zip(trials, mean, deviation, strict=True)
     }
+
+
+def _with_noise(process: GaussianProcess, noise: float) -> GaussianProcess:
+    """The same process with at least this variance of the noise, in the outcome's unit squared."""
+    known = noise / process.scale**2
+    if known <= process.hyperparameters.noise:
+        return process
+    return condition(
+        replace(process.hyperparameters, noise=known),
+        process.x,
+        process.z,
+        location=process.location,
+        scale=process.scale,
+    )
 
 
 def best_believed(trials: Sequence[Trial], beliefs: Beliefs, objective: Objective) -> Trial | None:
@@ -60,14 +84,14 @@ def _seen(trial: Trial, objective: Objective) -> float | None:
 def updated(belief: tuple[float, float] | None, scores: Sequence[float], *, noise: float) -> tuple[float, float]:
     """Mean and deviation after `scores` of further runs, each with variance `noise` around the true score.
 
-    Two independent normal sources, weighed by precision: what the search believed and the mean of the new runs. With no
-    belief (None), or with noise and belief both free of doubt, the new runs decide.
+    Two independent normal sources, weighed by precision: what the search believed, and the mean of the new runs. A
+    search saw a configuration once, so its belief counts for one run at most. With no belief (None), or no noise, the
+    new runs decide.
     """
     mean, variance = float(np.mean(scores)), noise / len(scores)
     if belief is None or variance == 0.0:
         return mean, variance**0.5
     prior, deviation = belief
-    if deviation == 0.0:
-        return prior, 0.0
-    weight = deviation**2 / (deviation**2 + variance)
+    own = max(deviation**2, noise)
+    weight = own / (own + variance)
     return prior + weight * (mean - prior), (weight * variance) ** 0.5

@@ -64,6 +64,7 @@ def front_page(
     study: str,
     shape: ModelShape | None = None,
     confirmed: Confirmed = MappingProxyType({}),
+    sections: str = "",
 ) -> str:
     """The HTML page of a front.
 
@@ -73,6 +74,7 @@ def front_page(
         study: The study's name, for the title.
         shape: The base model, when known; decides how many layers the per-layer picture has.
         confirmed: Scores over further seeds, drawn as error bars of one standard deviation.
+        sections: Markup of further sections, below the others.
     """
     title = f"Pareto front of {study}"
     assets = files("autopeft.studies") / "assets"
@@ -99,7 +101,7 @@ def front_page(
 <section><h2>Hypervolume over trials</h2>
 <p>Share of what the front dominates now, all with one reference point.</p>
 <div class="curve-holder"></div></section>
-</div></main>
+{sections}</div></main>
 <script type="application/json" id="data">{data}</script>
 <script>
 {(assets / "front.js").read_text("utf-8")}</script></body></html>

@@ -122,10 +122,20 @@ def front(name: str, *, storage: str, as_json: bool, plot: Path | None) -> None:
     study = Study.open(name, storage=storage)
     if plot is not None:
         from autopeft.studies.plots import check_plot_path, plot_front
+        from autopeft.studies.report import insight_sections
 
         check_plot_path(plot)
         whole = study.front()
-        plot_front(whole.front, whole.history, plot, study=study.name, shape=study.shape(), confirmed=whole.confirmed)
+        sections = insight_sections(study.report()) if plot.suffix.lower() == ".html" else ""
+        plot_front(
+            whole.front,
+            whole.history,
+            plot,
+            study=study.name,
+            shape=study.shape(),
+            confirmed=whole.confirmed,
+            sections=sections,
+        )
     show_front(study, as_json=as_json)
 
 
@@ -154,6 +164,20 @@ def confirm(name: str, *, storage: str, settings: Sequence[str], as_json: bool, 
     elif found is not None:
         print_table(confirm_table(found, shape=study.shape()))
     return 0 if reason in (StopReason.BUDGET, StopReason.EXHAUSTED) else 1
+
+
+def report(name: str, *, out: Path, storage: str, as_json: bool) -> None:
+    """Write the page of a study."""
+    from autopeft.studies.plots import check_plot_path
+    from autopeft.studies.report import report_page
+
+    check_plot_path(out, suffixes=[".html"], place="--out")
+    study = Study.open(name, storage=storage)
+    out.write_text(report_page(study.report()), "utf-8")
+    if as_json:
+        print_json({"study": study.name, "report": str(out), "bytes": out.stat().st_size})
+    else:
+        print(f"the report of {study.name} is {out}")
 
 
 def trials(name: str, *, storage: str, as_json: bool) -> None:

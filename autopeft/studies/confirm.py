@@ -19,7 +19,15 @@ from autopeft.spaces.space import SearchSpace
 from autopeft.studies.baselines import Baseline, baselines_of, metric_of
 from autopeft.studies.bind import BoundStudy, bind_study
 from autopeft.studies.confirm_jobs import HeldOutSource, ListedSearcher, extend_entries
-from autopeft.studies.confirmation import BELIEFS, CHOSEN, ROWS, baseline_name, confirm_name
+from autopeft.studies.confirmation import (
+    BELIEFS,
+    CHOSEN,
+    ROWS,
+    baseline_name,
+    confirm_name,
+    read_confirmation,
+    seed_noise,
+)
 from autopeft.studies.content import PLACES, content_of
 from autopeft.studies.definition import HARMLESS, StudyDefinition
 from autopeft.studies.drive import Plan, drive
@@ -86,11 +94,18 @@ class Confirmer:
         """Train at most `limit` points of the front again (None: all), each with every seed of the study."""
         metric, space = metric_of(self.spec), self.bound.space
         chosen = spread_points(front, metric=metric.name, limit=limit)
-        history = self.storage.study(self.spec.study).history()
-        beliefs = believe(space, history, metric, seed=self.spec.search.seed)
         stored = self._made(confirm_name(self.spec.study), self.spec, space)
+        reason = self._retrain(stored, self.spec, space, [point.configuration for point in chosen])
+        history = self.storage.study(self.spec.study).history()
+        beliefs = believe(space, history, metric, seed=self.spec.search.seed, noise=self._noise())
         stored.set_attr(BELIEFS, {str(number): list(row) for number, row in beliefs.items()})
-        return self._retrain(stored, self.spec, space, [point.configuration for point in chosen])
+        return reason
+
+    def _noise(self) -> float:
+        """Variance of the metric between the seeds of one point, as far as it was measured."""
+        history = self.storage.study(self.spec.study).history()
+        found = read_confirmation(self.storage, self.spec.study, history=history, objective=metric_of(self.spec))
+        return 0.0 if found is None else seed_noise(found.points)
 
     def baselines(self) -> StopReason:
         """Tune the baselines and train the best of each again."""
@@ -127,7 +142,7 @@ class Confirmer:
 
     def _best(self, stored: StoredStudy, space: SearchSpace) -> Trial | None:
         history, metric = stored.history(), metric_of(self.spec)
-        beliefs = believe(space, history, metric, seed=self.spec.search.seed)
+        beliefs = believe(space, history, metric, seed=self.spec.search.seed, noise=self._noise())
         return best_believed(history.completed, beliefs, metric)
 
     def _retrain(

@@ -99,25 +99,28 @@ def _costs(arm: Arm, baseline: Arm) -> str:
 
 def confirm_table(found: Confirmation, *, shape: ModelShape | None = None) -> RenderableType:
     """Every arm with its scores, and the findings below."""
+    heads, rows, chosen = confirm_rows(found, shape=shape)
     right = {"justify": "right", "no_wrap": True}
-    lora = found.baseline(LORA)
-    heads = ["search", f"{SPLIT}, {found.seeds} seeds", "95 % interval", *(["over LoRA"] if lora else [])]
-    marks = _marks(found)
-    rows = [
-        Row(
-            cells=_cells(found, arm, lora, marks),
-            text=Text(describe(arm.configuration, shape)),
-            style=_style(arm, marks),
-        )
-        for arm in found.arms
+    shown = [
+        Row(cells=[Text(cell) for cell in cells], text=Text(text), style="bold" if bold else "")
+        for (*cells, text), bold in zip(rows, chosen, strict=True)
     ]
     title = Text(f"Confirmation of {found.study}: {found.objective.name}", style="bold")
-    columns = [("", {"no_wrap": True}), *((head, right) for head in heads)]
-    table = DescribedRows(columns=columns, text_head="configuration", rows=rows)
-    foot = "±: standard deviation over seeds" + (
-        "; over LoRA: difference, and the chance that it is above 0" if lora else ""
-    )
+    columns = [("", {"no_wrap": True}), *((head, right) for head in heads[1:-1])]
+    table = DescribedRows(columns=columns, text_head=heads[-1], rows=shown)
+    over = "; over LoRA: difference, and the chance that it is above 0" if found.baseline(LORA) else ""
+    foot = f"±: standard deviation over seeds{over}"
     return Group(title, table, Text(foot, style="dim"), *(Text(line) for line in sentences(found)))
+
+
+def confirm_rows(
+    found: Confirmation, *, shape: ModelShape | None = None
+) -> tuple[list[str], list[list[str]], list[bool]]:
+    """Heads, a row of texts for each arm (the last its configuration), and whether it is one of the points to take."""
+    lora, marks = found.baseline(LORA), _marks(found)
+    heads = ["", "search", f"{SPLIT}, {found.seeds} seeds", "95 % interval", *(["over LoRA"] if lora else [])]
+    rows = [[*_cells(found, arm, lora, marks), describe(arm.configuration, shape)] for arm in found.arms]
+    return [*heads, "configuration"], rows, [arm.kind not in WORDS and arm.trial in marks for arm in found.arms]
 
 
 def _marks(found: Confirmation) -> Mapping[int, str]:
@@ -127,11 +130,7 @@ def _marks(found: Confirmation) -> Mapping[int, str]:
     return marks
 
 
-def _style(arm: Arm, marks: Mapping[int, str]) -> str:
-    return "bold" if arm.kind not in WORDS and arm.trial in marks else ""
-
-
-def _cells(found: Confirmation, arm: Arm, lora: Arm | None, marks: Mapping[int, str]) -> list[Text]:
+def _cells(found: Confirmation, arm: Arm, lora: Arm | None, marks: Mapping[int, str]) -> list[str]:
     estimate = found.estimate(arm)
     mark = marks.get(arm.trial) if arm.kind not in WORDS else None
     score = span = "-"
@@ -139,7 +138,7 @@ def _cells(found: Confirmation, arm: Arm, lora: Arm | None, marks: Mapping[int, 
         score = f"{human_value(found.objective, estimate.mean)} ± {estimate.std:.4f}"
         span = f"{estimate.low:.3f} to {estimate.high:.3f}"
     cells = [f"{arm.label}: {mark}" if mark else arm.label, human_value(found.objective, arm.searched), score, span]
-    return [Text(cell) for cell in (*cells, *([_over(found, arm, lora)] if lora else []))]
+    return [*cells, *([_over(found, arm, lora)] if lora else [])]
 
 
 def _over(found: Confirmation, arm: Arm, baseline: Arm) -> str:

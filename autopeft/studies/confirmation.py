@@ -235,14 +235,19 @@ def _beliefs(study: StoredStudy) -> Beliefs:
 
 def _believed(arms: Sequence[Arm], beliefs: Beliefs) -> list[Arm]:
     """`arms` with what the search believed of them updated by the validation scores of the further seeds."""
-    spreads = [np.var(list(arm.validation.values()), ddof=1) for arm in arms if len(arm.validation) > 1]
-    noise = float(np.mean(spreads)) if spreads else 0.0
+    noise = seed_noise(arms)
     return [
         replace(arm, believed=updated(beliefs.get(arm.trial), list(arm.validation.values()), noise=noise)[0])
         if arm.validation
         else arm
         for arm in arms
     ]
+
+
+def seed_noise(arms: Sequence[Arm]) -> float:
+    """Variance of validation scores between seeds of one configuration, averaged over configurations; 0.0 unknown."""
+    spreads = [np.var(list(arm.validation.values()), ddof=1) for arm in arms if len(arm.validation) > 1]
+    return float(np.mean(spreads)) if spreads else 0.0
 
 
 def _front(

@@ -33,15 +33,19 @@ def plot_front(
     study: str = "study",
     shape: ModelShape | None = None,
     confirmed: Confirmed = MappingProxyType({}),
+    sections: str = "",
 ) -> Path:
     """Write the front to `path` in the format its suffix names; overwrites.
+
+    `sections` is markup that an HTML page has below (`report.insight_sections`).
 
     Raises:
         SpecError: Another suffix, or the folder is not there.
     """
     suffix = check_plot_path(path)
     if suffix == ".html":
-        path.write_text(front_page(front, history, study=study, shape=shape, confirmed=confirmed), "utf-8")
+        page = front_page(front, history, study=study, shape=shape, confirmed=confirmed, sections=sections)
+        path.write_text(page, "utf-8")
     else:
         path.write_bytes(front_picture(front, history, suffix=suffix, study=study, confirmed=confirmed))
     return path
@@ -66,7 +70,7 @@ def plot_hypervolume(front: Front, history: History, path: Path, *, study: str =
     return path
 
 
-def check_plot_path(path: Path, *, suffixes: Sequence[str] = SUFFIXES) -> str:
+def check_plot_path(path: Path, *, suffixes: Sequence[str] = SUFFIXES, place: str = "plot") -> str:
     """The suffix of `path`, in lower case.
 
     Raises:
@@ -74,9 +78,11 @@ def check_plot_path(path: Path, *, suffixes: Sequence[str] = SUFFIXES) -> str:
     """
     suffix = path.suffix.lower()
     if suffix not in suffixes:
-        raise SpecError(f"plot: got {str(path)!r}; the name must end in {', '.join(suffixes)}", hint="rename the file")
+        raise SpecError(
+            f"{place}: got {str(path)!r}; the name must end in {', '.join(suffixes)}", hint="rename the file"
+        )
     if not path.parent.is_dir():
-        raise SpecError(f"plot: the folder {str(path.parent)!r} is not there", hint="make it first")
+        raise SpecError(f"{place}: the folder {str(path.parent)!r} is not there", hint="make it first")
     return suffix
 
 

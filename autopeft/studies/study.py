@@ -28,6 +28,7 @@ from autopeft.studies.yaml_file import Document
 if TYPE_CHECKING:
     from autopeft.studies.bind import BoundStudy
     from autopeft.studies.export import Export
+    from autopeft.studies.report import StudyReport
 
 DEFAULT_STORAGE = "sqlite:///autopeft.db"
 
@@ -195,6 +196,29 @@ class Study:
                 return read_confirmation(storage, self.name, history=history, objective=METRICS[self.spec.task.metric])
         except NotFoundError:
             return None
+
+    def report(self) -> "StudyReport":
+        """Everything that the page of the study shows; fits the surrogate, which takes seconds.
+
+        Raises:
+            NotFoundError: The study has not run yet.
+        """
+        from autopeft.studies.insight import study_sensitivity
+        from autopeft.studies.report import StudyReport
+
+        with StudyStorage.open(self.storage) as storage:
+            definition = storage.study(self.name).definition
+        front, spec = self.front(), self.spec
+        return StudyReport(
+            study=self.name,
+            front=front.front,
+            history=front.history,
+            shape=self.shape(),
+            spec=spec.to_mapping(),
+            confirmed=front.confirmed,
+            confirmation=self.confirmation(),
+            sensitivity=study_sensitivity(definition, front.history, metric=spec.task.metric, seed=spec.search.seed),
+        )
 
     def confirm(
         self,
