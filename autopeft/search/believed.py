@@ -18,7 +18,7 @@ Beliefs = Mapping[int, tuple[float, float]]
 """By trial number: mean and standard deviation of an objective without noise, in its own unit."""
 
 
-def believe(space: SearchSpace, history: History, objective: Objective, *, seed: int, noise: float = 0.0) -> Beliefs:
+def believe(space: SearchSpace, history: History, objective: Objective, *, noise: float = 0.0) -> Beliefs:
     """The posterior of `objective` at every completed trial; empty where no surrogate can be fitted.
 
     The best of many noisy scores is above its own mean; a posterior mean is drawn towards those of its neighbours by
@@ -28,7 +28,6 @@ def believe(space: SearchSpace, history: History, objective: Objective, *, seed:
         space: Of the trials.
         history: The trials.
         objective: What is believed of.
-        seed: Of the fit.
         noise: Variance between runs of one configuration, where it was measured: the surrogate's own estimate is raised
             to it. From a few trials that estimate is often near zero, and would then believe what it saw.
     """
@@ -38,7 +37,7 @@ def believe(space: SearchSpace, history: History, objective: Objective, *, seed:
         return {}
     try:
         with one_thread():
-            process = fit(np.array([space.features(one) for one in found.configurations]), found.losses, seed=seed)
+            process = fit(np.array([space.features(one) for one in found.configurations]), found.losses)
             process = _with_noise(process, noise)
             mean, deviation = process.posterior(np.array([space.features(trial.configuration) for trial in trials]))
     except SurrogateError:
