@@ -92,6 +92,9 @@ class ModelShape:
     """Everything with parameters that `layers` does not list, in module order; empty in shapes of an old version."""
     image: ImageInput | None = None
     """For a model that reads images; None for one that reads text."""
+    closed_attention: tuple[int, ...] = ()
+    """Layers whose attention takes no rows beside those of the sequence: it is computed in a way of its own, or with a
+    bias by position."""
 
     @property
     def n_layers(self) -> int:
@@ -116,20 +119,22 @@ class ModelShape:
         raise KeyError(name)
 
     def to_json(self) -> dict[str, object]:
-        data = asdict(self)
-        return data if self.image is not None else {name: value for name, value in data.items() if name != "image"}
+        absent = {"image": None, "closed_attention": ()}
+        return {key: value for key, value in asdict(self).items() if key not in absent or value != absent[key]}
 
     @classmethod
     def from_json(cls, data: Json) -> "ModelShape":
         fields = dict(data)
         rows = fields.pop("layers")
         parts = fields.pop("parts", ())
-        image = fields.pop("image", None)
+        image, closed = fields.pop("image", None), fields.pop("closed_attention", ())
+        assert isinstance(closed, (list, tuple))
         assert isinstance(rows, (list, tuple))
         assert isinstance(parts, (list, tuple))
         layers = tuple(tuple(Site(**{**site, "role": Role(site["role"])}) for site in row) for row in rows)
         read = None if image is None else ImageInput(**image)  # type: ignore[arg-type]  # as `to_json` wrote it
-        return cls(layers=layers, parts=tuple(_read_part(row) for row in parts), image=read, **fields)  # type: ignore[arg-type]  # JSON values checked by the dataclass users
+        rest = {"parts": tuple(_read_part(row) for row in parts), "closed_attention": tuple(closed)}
+        return cls(layers=layers, image=read, **rest, **fields)  # type: ignore[arg-type]  # JSON values checked by the dataclass users
 
 
 def _read_part(row: Json) -> Part:

@@ -2,6 +2,8 @@
 
 import inspect
 import re
+import sys
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -14,6 +16,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.errors import ModelError
+from autopeft.spaces.methods.rules import OPEN_ATTENTION
 from autopeft.spaces.model_shape import ImageInput, ModelShape, Part, Role, Site
 
 LinearLike = nn.Linear | Conv1D
@@ -125,6 +128,7 @@ def measure(
     sites = tuple(linear_sites(layer) for layer in layers)
     n_heads, n_kv_heads, head_dim = _heads(text, sites[0])
     image = _image_input(base, text, image_size) if reads_images(base) else None
+    attention = str(text._attn_implementation or "eager")
     return ModelShape(
         family=str(config.model_type),
         layer_path=path,
@@ -138,10 +142,13 @@ def measure(
         embedding_parameters=_embedding_parameters(base, paths),
         causal=not n_decoder and _is_causal(config, layers[0]),
         dtype=str(next(base.parameters()).dtype).removeprefix("torch."),
-        attention=str(text._attn_implementation or "eager"),
+        attention=attention,
         decoder_layers=n_decoder,
         parts=other_parts(base, paths),
         image=image,
+        closed_attention=tuple(
+            index for index, layer in enumerate(layers) if not takes_rows(layer, sites[index], implementation=attention)
+        ),
     )
 
 
@@ -224,13 +231,23 @@ def attention_of(layer: nn.Module, sites: tuple[Site, ...]) -> nn.Module | None:
     return None
 
 
-def uses_attention_interface(attention: nn.Module) -> bool:
-    """Whether the module's forward looks its attention function up in transformers' table, so that ours is called.
+def takes_rows(layer: nn.Module, sites: tuple[Site, ...], *, implementation: str) -> bool:
+    """Whether the attention of `layer` can be given keys and values beside those of the sequence.
 
-    One that hands over a bias by position beside the mask (T5) does not count: the bias has no room for a prefix.
+    Its forward has to look its attention function up in transformers' table, so that ours is called. One that hands
+    over a bias by position beside the mask (T5) does not count: the bias has no room for a prefix.
     """
+    attention = attention_of(layer, sites)
+    if attention is None or implementation not in OPEN_ATTENTION:
+        return False
     code = inspect.unwrap(type(attention).forward).__code__
-    return "ALL_ATTENTION_FUNCTIONS" in code.co_names and "position_bias" not in code.co_varnames
+    looked_up = "ALL_ATTENTION_FUNCTIONS" in code.co_names and "position_bias" not in code.co_varnames
+    return looked_up and (implementation != "eager" or eager_attention(attention) is not None)
+
+
+def eager_attention(attention: nn.Module) -> Callable[..., tuple[torch.Tensor, torch.Tensor | None]] | None:
+    """The eager attention function of the model's own source file; None where it has none."""
+    return getattr(sys.modules[type(attention).__module__], "eager_attention_forward", None)
 
 
 def _heads(config: PretrainedConfig, sites: tuple[Site, ...]) -> tuple[int, int, int]:

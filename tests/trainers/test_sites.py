@@ -4,7 +4,7 @@ from transformers import LlamaConfig, T5Config, T5Model
 
 from autopeft.errors import ModelError
 from autopeft.spaces.model_shape import Role
-from autopeft.trainers.sites import layer_list, layers_of, linear_sites, measure, role_of, uses_attention_interface
+from autopeft.trainers.sites import layer_list, layers_of, linear_sites, measure, role_of
 from tests.models import HIDDEN, MODELS, VOCABULARY_SIZE, build_base
 
 SEPARATE = {Role.QUERY, Role.KEY, Role.VALUE}
@@ -122,7 +122,9 @@ def test_an_encoder_without_its_decoder_is_refused() -> None:
 
 def test_attention_with_a_bias_by_position_takes_no_prefix() -> None:
     base = T5Model(T5Config(vocab_size=10, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
-    assert not uses_attention_interface(base.get_submodule("encoder.block.0.layer.0.SelfAttention"))
+    assert measure(base, base.config).closed_attention == (0, 1)
+    open_ = build_base("bert")
+    assert measure(open_, open_.config).closed_attention == ()
 
 
 def test_a_shape_survives_json() -> None:

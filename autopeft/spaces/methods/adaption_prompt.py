@@ -6,7 +6,7 @@ from typing import final
 from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import FieldValue
 from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind
-from autopeft.spaces.methods.rules import size_of
+from autopeft.spaces.methods.rules import check_open_attention, size_of
 from autopeft.spaces.model_shape import ModelShape, Role
 
 
@@ -23,6 +23,7 @@ class AdaptionPrompt(AbstractMethod):
 
     def check(self, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> None:
         size_of(self.name, "length", values)
+        check_open_attention(self.name, shape, layer=layer)
         for role in (Role.KEY, Role.VALUE):
             found = [site for site in shape.layers[layer] if site.role is role]
             if len(found) != 1 or found[0].d_in != shape.hidden_size:

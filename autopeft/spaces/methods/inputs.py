@@ -7,6 +7,8 @@ from autopeft.spaces.methods.method import Field, FieldKind
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.peft_targets import input_embedding
 
+READ_TWICE: Final = "embed_tokens_per_layer"
+"""A second embedding, which layers read by the numbers of the tokens; virtual tokens have none."""
 VOCABULARY: Final = "vocabulary"
 INIT: Final = Field(
     name="init",
@@ -34,4 +36,9 @@ def check_input(method: str, shape: ModelShape, *, layer: int) -> None:
     if not shape.vocabulary_size:
         raise ConfigurationError(
             f"{method}: this {shape.family} model embeds no tokens", hint=f"leave {method} out, or use a text model"
+        )
+    if any(part.name.endswith(READ_TWICE) for part in shape.parts):
+        raise ConfigurationError(
+            f"{method}: layers of this {shape.family} model read the tokens' numbers again, virtual tokens have none",
+            hint=f"leave {method} out of the space for this model",
         )

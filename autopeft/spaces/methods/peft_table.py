@@ -14,16 +14,16 @@ OWN: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = MappingProxyType(
     {
         "ADAPTION_PROMPT": (
             "adaption_prompt",
-            "a length for each layer; on models with separate key and value maps, not T5",
-            ("seq2seq",),
+            "a length for each layer; on models with separate key and value maps, BART but not T5",
+            (),
         ),
         "LN_TUNING": ("ln_tuning", "every norm of a layer, by layer", ()),
         "P_TUNING": ("p_tuning", "peft's encoder; carried by layer 0, at the input", _TEXTLESS),
         "PROMPT_TUNING": ("prompt_tuning", "peft's embedding; carried by layer 0, at the input", _TEXTLESS),
         "PREFIX_TUNING": (
             "prefix_tuning",
-            "flat, with a length for each layer; T5's attention has no room for a prefix",
-            ("seq2seq",),
+            "flat, with a length for each layer; on BART but not T5, whose attention has no room for a prefix",
+            (),
         ),
     }
 )

@@ -5,7 +5,7 @@ from typing import final
 
 from autopeft.spaces.configuration import FieldValue
 from autopeft.spaces.methods.method import AbstractMethod, Field, FieldKind, RateRange
-from autopeft.spaces.methods.rules import size_of
+from autopeft.spaces.methods.rules import check_open_attention, size_of
 from autopeft.spaces.model_shape import ModelShape
 
 
@@ -25,3 +25,4 @@ class PrefixTuning(AbstractMethod):
 
     def check(self, shape: ModelShape, *, layer: int, values: Mapping[str, FieldValue]) -> None:
         size_of(self.name, "length", values)
+        check_open_attention(self.name, shape, layer=layer)

@@ -1,10 +1,14 @@
 """Checks and counts that several methods share."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import FieldValue
 from autopeft.spaces.model_shape import ModelShape, Role, Site
+
+OPEN_ATTENTION: Final = ("sdpa", "eager")
+"""Attention implementations that rows can be added to."""
 
 
 def size_of(method: str, field: str, values: Mapping[str, FieldValue]) -> int:
@@ -79,4 +83,30 @@ def check_bottleneck(method: str, shape: ModelShape, *, layer: int, values: Mapp
             raise ConfigurationError(
                 f"{method}: layer {layer} of this {shape.family} model has no {role} site, so no feed-forward block",
                 hint=f"leave {method} out, or list the layers that have one under 'layers'",
+            )
+
+
+def check_open_attention(method: str, shape: ModelShape, *, layer: int) -> None:
+    """Raise ConfigurationError when the attention of the layer cannot be given rows beside the sequence's."""
+    if shape.attention not in OPEN_ATTENTION:
+        raise ConfigurationError(
+            f"{method}: attention {shape.attention!r} takes no rows beside the sequence's",
+            hint=f"load the model with attention {' or '.join(OPEN_ATTENTION)}",
+        )
+    hint = f"leave {method} out of the space for this model; the other methods work"
+    if layer in shape.closed_attention:
+        raise ConfigurationError(
+            f"{method}: attention in layer {layer} of this {shape.family} model takes no rows beside the sequence's: it"
+            " is computed in a way of its own, or with a bias by position",
+            hint=hint,
+        )
+    widths = {site.role: site.d_out for site in shape.layers[layer]}
+    fused = (shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim
+    expected = {Role.KEY: shape.kv_size, Role.VALUE: shape.kv_size, Role.QUERY_KEY_VALUE: fused}
+    for role, width in expected.items():
+        if widths.get(role, width) != width:
+            raise ConfigurationError(
+                f"{method}: layer {layer} has a {role} projection of width {widths[role]}, the model's heads say"
+                f" {width}",
+                hint=hint,
             )

@@ -7,7 +7,6 @@ key/value cache, so positions, masks of other layers and generation are untouche
 Shapes: N batch, H heads, K key/value heads, Q queries, S keys, D head width.
 """
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,15 +19,15 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from autopeft.errors import ModelError
-from autopeft.spaces.model_shape import ModelShape, Role
+from autopeft.spaces.methods.rules import OPEN_ATTENTION, check_open_attention
+from autopeft.spaces.model_shape import ModelShape
 from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle
-from autopeft.trainers.sites import attention_of, uses_attention_interface
+from autopeft.trainers.sites import attention_of, eager_attention, takes_rows
 
 AttentionOutput = tuple[torch.Tensor, torch.Tensor | None]
 AttentionFunction = Callable[..., AttentionOutput]
 """(module, query [N, H, Q, D], key [N, K, S, D], value, mask [N, 1, Q, S] or None, **options) to [N, Q, H, D]."""
 
-SUPPORTED: Final = ("sdpa", "eager")
 _NAME: Final = "autopeft_attention_"
 _SLOT: Final = "_autopeft_attention"
 
@@ -38,6 +37,7 @@ class AbstractAttentionAdapter(AbstractAdapter, ABC):
 
     def __init__(self, shape: ModelShape, *, layer: int, method: str) -> None:
         super().__init__()
+        check_open_attention(method, shape, layer=layer)
         self.shape = shape
         self.layer = layer
         self.method = method
@@ -47,32 +47,21 @@ class AbstractAttentionAdapter(AbstractAdapter, ABC):
         """`attend` with this adapter's part; `fused` when it may be causal without a mask, as SDPA is."""
 
     def attach(self, model: PreTrainedModel, layer: nn.Module) -> list[Handle]:
-        attention = self._attention(layer)
-        _switch(model, attention, self.method)
+        attention = self._attention(model, layer)
+        _switch(model)
         attention.__dict__.setdefault(_SLOT, []).append(self)
         return [_AttentionHandle(model, attention, self)]
 
-    def _attention(self, layer: nn.Module) -> nn.Module:
+    def _attention(self, model: PreTrainedModel, layer: nn.Module) -> nn.Module:
         """The layer's attention module, checked to be one that can be acted on."""
-        hint = f"leave {self.method} out of the space for this model; the other methods work"
-        sites = self.shape.layers[self.layer]
+        sites, implementation = self.shape.layers[self.layer], str(model.config._attn_implementation or "eager")
         attention = attention_of(layer, sites)
-        if attention is None or not uses_attention_interface(attention):
+        running = implementation.removeprefix(_NAME)
+        if attention is None or not takes_rows(layer, sites, implementation=running):
             raise ModelError(
-                f"{self.method}: {self.shape.family} models compute attention in their own way,"
-                " not through transformers' attention interface",
-                hint=hint,
-            )
-        widths = {site.role: site.d_out for site in sites}
-        fused = (self.shape.n_heads + 2 * self.shape.n_kv_heads) * self.shape.head_dim
-        expected = {Role.KEY: self.shape.kv_size, Role.VALUE: self.shape.kv_size, Role.QUERY_KEY_VALUE: fused}
-        wrong = [(role, widths[role], width) for role, width in expected.items() if widths.get(role, width) != width]
-        if wrong:
-            role, got, width = wrong[0]
-            raise ModelError(
-                f"{self.method}: layer {self.layer} has a {role} projection of width {got}, the model's heads say"
-                f" {width}",
-                hint=hint,
+                f"{self.method}: attention implementation {running!r} of this {self.shape.family} model takes no rows"
+                " beside the sequence's",
+                hint=f"load the model with attention {' or '.join(OPEN_ATTENTION)}",
             )
         return attention
 
@@ -107,20 +96,11 @@ def _configs(model: PreTrainedModel) -> Iterator[PretrainedConfig]:
             yield config
 
 
-def _switch(model: PreTrainedModel, attention: nn.Module, method: str) -> None:
-    """Make `model` use our attention function; does nothing when it already does.
-
-    Raises:
-        ModelError: The model runs with an implementation that nothing can be added to.
-    """
+def _switch(model: PreTrainedModel) -> None:
+    """Make `model` use our attention function; does nothing when it already does."""
     current = str(model.config._attn_implementation or "eager")
     if current.startswith(_NAME):
         return
-    if current not in SUPPORTED or (current == "eager" and _eager(attention) is None):
-        raise ModelError(
-            f"{method}: attention implementation {current!r} takes no rows beside the sequence's",
-            hint=f"load the model with attention {' or '.join(SUPPORTED)}",
-        )
     name = _NAME + current
     AttentionInterface.register(name, partial(_attend, current))
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[current])
@@ -129,15 +109,10 @@ def _switch(model: PreTrainedModel, attention: nn.Module, method: str) -> None:
             config._attn_implementation_internal = name
 
 
-def _eager(attention: nn.Module) -> AttentionFunction | None:
-    """The eager attention function of the model's own source file."""
-    return getattr(sys.modules[type(attention).__module__], "eager_attention_forward", None)
-
-
 def _attend(implementation: str, module: nn.Module, *args: torch.Tensor | None, **options: object) -> AttentionOutput:
     """Attention of `module` by `implementation`, its adapters around it; the same call where it has none."""
     fused = implementation == "sdpa"
-    attend = ALL_ATTENTION_FUNCTIONS["sdpa"] if fused else _eager(module)
+    attend = ALL_ATTENTION_FUNCTIONS["sdpa"] if fused else eager_attention(module)
     assert attend is not None
     for adapter in module.__dict__.get(_SLOT, ()):
         attend = adapter.around(attend, fused=fused)

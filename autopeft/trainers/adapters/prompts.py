@@ -25,15 +25,13 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from autopeft.errors import ModelError
-from autopeft.spaces.methods.inputs import VOCABULARY, check_input, embedding_width
+from autopeft.spaces.methods.inputs import READ_TWICE, VOCABULARY, check_input, embedding_width
 from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, Placement
 
 Arguments = dict[str, Any]
 """What a model's forward is called with, by name."""
 _GROWN: Final = {"token_type_ids": 0}
 """Integer inputs that a virtual token has a value in."""
-_READ_TWICE: Final = "embed_tokens_per_layer"
-"""A second embedding, which layers read by the numbers of the tokens; virtual tokens have none."""
 
 
 class PromptAdapter(AbstractAdapter):
@@ -58,7 +56,7 @@ class PromptAdapter(AbstractAdapter):
         embedding = stack.get_input_embeddings()
         if not isinstance(embedding, nn.Embedding):
             raise ModelError(f"{type(self).__name__}: {type(stack).__name__} embeds no tokens", hint="use a text model")
-        if any(name.endswith(_READ_TWICE) for name, _ in stack.named_modules()):
+        if any(name.endswith(READ_TWICE) for name, _ in stack.named_modules()):
             raise ModelError(
                 f"{type(self).__name__}: layers of {type(stack).__name__} read the tokens' numbers again, and virtual"
                 " tokens have none",

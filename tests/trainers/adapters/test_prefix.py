@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from autopeft.errors import ModelError
+from autopeft.errors import ConfigurationError, ModelError
 from autopeft.spaces.model_shape import Role
 from autopeft.trainers.adapters.prefix import PrefixAdapter
 from autopeft.trainers.inject import AdapterSet, inject
@@ -158,7 +158,7 @@ def test_a_second_model_is_left_alone() -> None:
 def test_attention_of_a_models_own_making_is_refused(name: str) -> None:
     base = build_base(name)
     implementation = base.config._attn_implementation
-    with pytest.raises(ModelError, match=r"compute attention in their own way.*leave prefix_tuning out"):
+    with pytest.raises(ConfigurationError, match=r"in layer 0 .*takes no rows beside .*leave prefix_tuning out"):
         attach(base, {0: 1})
     assert base.config._attn_implementation == implementation
     with inject(base, measure(base, base.config), configuration(), seed=0):
@@ -168,14 +168,22 @@ def test_attention_of_a_models_own_making_is_refused(name: str) -> None:
 def test_an_attention_implementation_without_masks_is_refused() -> None:
     base = build_base("bert")
     base.config._attn_implementation_internal = "flex_attention"
-    with pytest.raises(ModelError, match=r"implementation 'flex_attention' takes no rows beside .*sdpa or eager"):
+    with pytest.raises(ConfigurationError, match=r"attention 'flex_attention' takes no rows beside .*sdpa or eager"):
         attach(base, {0: 1})
+
+
+def test_a_model_switched_to_an_implementation_without_masks_is_refused() -> None:
+    base = build_base("bert")
+    shape = measure(base, base.config)
+    base.config._attn_implementation_internal = "flex_attention"
+    with pytest.raises(ModelError, match=r"implementation 'flex_attention' of this bert model takes no rows beside"):
+        inject(base, shape, configuration(setting("prefix_tuning", (0,), length=2)), seed=0)
 
 
 def test_heads_that_do_not_fit_the_projections_are_refused() -> None:
     base = build_base("llama")
     shape = replace(measure(base, base.config), n_kv_heads=3)
-    with pytest.raises(ModelError, match="layer 0 has a key projection of width 16, the model's heads say 24"):
+    with pytest.raises(ConfigurationError, match="layer 0 has a key projection of width 16, the model's heads say 24"):
         inject(base, shape, configuration(setting("prefix_tuning", (0,), length=2)), seed=0)
 
 
