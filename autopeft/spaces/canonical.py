@@ -1,6 +1,7 @@
 """Configurations from hand-written mappings, in the one spelling that equal networks share."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 from autopeft.errors import ConfigurationError, InputError
@@ -81,13 +82,24 @@ def read_configuration(data: Mapping[str, object]) -> Configuration:
             training.append((name, value))
         elif name in METHODS and isinstance(value, Mapping):
             sets = [field.name for field in METHODS[name].fields if field.kind is FieldKind.TARGETS]
-            methods.append(read_columns({**value, "method": name}, set_fields=sets))
+            methods.append(_completed(read_columns({**value, "method": name}, set_fields=sets)))
         else:
             raise ConfigurationError(
                 f"configuration: unknown method {name!r}; this version has {', '.join(sorted(METHODS))}",
                 hint="pip install -U autopeft",
             )
     return Configuration(methods=tuple(methods), training=tuple(training))
+
+
+def _completed(setting: MethodSetting) -> MethodSetting:
+    """`setting` with the defaults of fields that its writer's version did not have."""
+    known = {name for name, _ in setting.fields}
+    absent = [
+        (field.name, (field.default,) * len(setting.layers))
+        for field in METHODS[setting.method].fields
+        if field.default is not None and field.kind is not FieldKind.TARGETS and field.name not in known
+    ]
+    return replace(setting, fields=tuple(sorted((*setting.fields, *absent)))) if absent else setting
 
 
 def _unknown(place: str, name: str, known: Sequence[str]) -> ConfigurationError:

@@ -11,7 +11,7 @@ from autopeft.trainers.kinds import CAUSAL, CLASSIFICATION, SEQUENCES, TOKENS
 from autopeft.trainers.peft_export import Exported
 from autopeft.trainers.saved import AdapterInfo
 
-METHODS_AT_INPUT: Final = ("p_tuning", "prompt_tuning")
+METHODS_AT_INPUT: Final = ("multitask_prompt_tuning", "p_tuning", "prompt_tuning")
 KEY: Final = "base_model."
 """What peft puts before the name that a module has in a model with virtual tokens, which it does not wrap further."""
 _KINDS: Final = (CAUSAL, CLASSIFICATION, SEQUENCES, TOKENS)

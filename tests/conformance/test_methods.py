@@ -54,7 +54,16 @@ NEAR_IDENTITY = {
     *("hra", "osf", "peft_deft", "vblora"),
 }
 """Drawn from N(0, 0.02) on both sides, as in the paper, or equal up to rounding."""
-NO_IDENTITY = {"c3a", "dept", "fourierft", "p_tuning", "prefix_tuning", "prompt_tuning", "unilora"}
+NO_IDENTITY = {
+    "multitask_prompt_tuning",
+    "c3a",
+    "dept",
+    "fourierft",
+    "p_tuning",
+    "prefix_tuning",
+    "prompt_tuning",
+    "unilora",
+}
 """What starts away from the base, as documented; a method that is in none of the three promises nothing."""
 
 SIZES: dict[str, tuple[FieldValue, FieldValue]] = {
@@ -71,6 +80,7 @@ SIZES: dict[str, tuple[FieldValue, FieldValue]] = {
     "parallel_adapter": (3, 7),
     "prefix_tuning": (1, 4),
     "dept": (2, 2),
+    "multitask_prompt_tuning": (3, 3),
     "p_tuning": (3, 3),
     "prompt_tuning": (3, 3),
     "s2_lora": (2, 5),

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from autopeft.errors import ConfigurationError
-from autopeft.spaces.canonical import configuration
+from autopeft.spaces.canonical import configuration, read_configuration
 from tests.spaces.builders import FUSED, GATED, shape
 
 SMALL = shape(3, hidden=24, heads=2)
@@ -102,3 +102,11 @@ def test_an_adapter_needs_a_feed_forward_block() -> None:
         ConfigurationError, match=r"serial_adapter: layer 0 .* has no mlp_up site, so no feed-forward block"
     ):
         configuration({"serial_adapter": {"bottleneck": 4}}, bare)
+
+
+def test_a_stored_configuration_without_a_field_of_this_version_has_its_default() -> None:
+    base = shape(3, hidden=48)
+    now = configuration({"peft_deft": {"rank": [2, 3, 2]}}, base)
+    stored = dict(now.to_json())
+    stored["peft_deft"] = {key: value for key, value in stored["peft_deft"].items() if key != "scaling"}  # type: ignore[attr-defined]
+    assert read_configuration(stored) == now

@@ -38,6 +38,16 @@ LORAS: tuple[dict[str, FieldValue], ...] = (
     {"init": "orthogonal"},
 )
 OTHERS: tuple[tuple[str, dict[str, FieldValue]], ...] = (
+    ("c3a", {"init": "zero"}),
+    ("fourierft", {"init": "zero"}),
+    ("oft", {"constrained": True, "distance": 0.1, "neumann": False}),
+    ("peft_deft", {"scaling": 0.5, "start": 2.0}),
+    ("psoft", {"frames": "pissa_init", "neumann": True, "terms": 3, "scale_in": False}),
+    ("psoft", {"svd": "lowrank", "orthogonal": False}),
+    ("randlora", {"bases": "sparse"}),
+    ("randlora", {"bases": "very_sparse"}),
+    ("waveft", {"wavelet": "sym4", "init": "normal"}),
+    ("waveft", {"inverse": False}),
     ("glora", {"weight_path": "vector", "input_path": "vector"}),
     ("lokr", {"decompose_both": True}),
     ("miss", {"mode": "bat"}),

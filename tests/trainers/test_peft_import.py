@@ -59,6 +59,19 @@ EQUAL: list[tuple[peft.PeftConfig, dict[str, object]]] = [
         {"peft_lora": {"rank": 4, "alpha": 8.0, "init": "pissa"}},
     ),
     (peft.OFTConfig(oft_block_size=4, r=0, target_modules=TARGETS), {"oft": {"block_size": 4}}),
+    (peft.OFTConfig(oft_block_size=4, r=0, target_modules=TARGETS, num_cayley_neumann_terms=3), {"oft": {"terms": 3}}),
+    (peft.C3AConfig(block_size=8, target_modules=TARGETS, init_weights=True), {"c3a": {"init": "zero"}}),
+    (peft.DeftConfig(r=4, alpha=2, target_modules=TARGETS), {"peft_deft": {"scaling": 0.5}}),
+    (peft.DeftConfig(r=4, target_modules=TARGETS), {"peft_deft": {"scaling": 1.0}}),
+    (peft.PsoftConfig(r=4, psoft_alpha=4, psoft_orth=False, target_modules=TARGETS), {"psoft": {"orthogonal": False}}),
+    (
+        peft.RandLoraConfig(r=4, sparse=True, target_modules=TARGETS, save_projection=False),
+        {"randlora": {"bases": "sparse"}},
+    ),
+    (
+        peft.WaveFTConfig(n_frequency=9, wavelet_family="coif1", target_modules=TARGETS),
+        {"waveft": {"wavelet": "coif1"}},
+    ),
     (peft.LoHaConfig(r=2, target_modules=TARGETS, alpha=4), {"loha": {"rank": 2, "alpha": 4.0}}),
     (peft.VeraConfig(r=2, target_modules=TARGETS), {"vera": {"rank": 2}}),
     (

@@ -35,7 +35,7 @@ from tests.trainers.test_data import write
 from tests.trainers.test_kinds import CONFIGS, choice_task, lines, sequence_task, tagged, words_task
 
 
-@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning"])
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning", "multitask_prompt_tuning"])
 def test_a_trained_prompt_loads_in_plain_peft(method: str, tmp_path: Path) -> None:
     trainer = support.trainer(tmp_path, support.classification(tmp_path))
     own = tmp_path / "own"
@@ -67,8 +67,11 @@ EXPORTED = {
     "causal-lm": ("AutoModelForCausalLM", "gpt2", "p_tuning", {"encoder": "lstm", "width": 6}),
     "seq2seq": ("AutoModelForSeq2SeqLM", "t5", "prompt_tuning", {}),
     "text-classification": ("AutoModelForSequenceClassification", "llama", "adaption_prompt", {}),
-    "token-classification": ("AutoModelForTokenClassification", "roberta", "p_tuning", {"width": 6}),
+    "token-classification": ("AutoModelForTokenClassification", "roberta", "multitask_prompt_tuning", {"ranks": 2}),
 }
+
+
+COMES_TO = {"multitask_prompt_tuning": "PROMPT_TUNING"}
 
 
 def test_points_of_every_kind_of_task_load_in_plain_peft_with_equal_logits(tmp_path: Path) -> None:
@@ -90,7 +93,7 @@ def test_points_of_every_kind_of_task_load_in_plain_peft_with_equal_logits(tmp_p
         config = configuration(setting(method, layers, length=LENGTH, **fields))
         with inject(loaded.model, loaded.shape, config, seed=0) as adapters, torch.no_grad():
             disturb(adapters)
-            wanted.append([method.upper(), loaded.model(**inputs).logits])
+            wanted.append([COMES_TO.get(method, method.upper()), loaded.model(**inputs).logits])
             save_peft(where / "peft", adapters, loaded=loaded)
         options = {"num_labels": labels} if labels else {}
         plain = {name: value.tolist() for name, value in inputs.items()}

@@ -13,6 +13,7 @@ from autopeft.spaces.methods.lora import Lora
 from autopeft.spaces.methods.lora_group import LoraGroup
 from autopeft.spaces.methods.method import AbstractMethod
 from autopeft.spaces.methods.mola import Mola
+from autopeft.spaces.methods.multitask_prompt_tuning import MultitaskPromptTuning
 from autopeft.spaces.methods.nlora import Nlora
 from autopeft.spaces.methods.p_tuning import PTuning
 from autopeft.spaces.methods.parallel_adapter import ParallelAdapter
@@ -41,6 +42,7 @@ METHODS: dict[str, AbstractMethod] = {
     "lora": Lora(),
     "lora_group": LoraGroup(),
     "mola": Mola(),
+    "multitask_prompt_tuning": MultitaskPromptTuning(),
     "nlora": Nlora(),
     "p_tuning": PTuning(),
     "parallel_adapter": ParallelAdapter(),

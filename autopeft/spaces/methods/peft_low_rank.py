@@ -22,7 +22,7 @@ from autopeft.spaces.methods.bridged import (
 )
 from autopeft.spaces.methods.method import RateRange
 from autopeft.spaces.model_shape import Site
-from autopeft.spaces.peft_counts import whole
+from autopeft.spaces.peft_counts import share, whole
 
 
 def _fewer(site: Site, values: Values) -> tuple[str, str, str] | None:
@@ -85,10 +85,27 @@ class PeftDeft(AbstractBridged):
         TARGETS,
         flag("para", text="remove only (PaRa): no R"),
         choice("decomposition", "relu", "qr", text="how P becomes a projector"),
+        real("scaling", 1.0, low=1e-6, text="factor of what comes in the place of what is taken out"),
+        real("start", 1.0, low=1e-6, text="R starts from N(0, 0.02) times this"),
         dropout(),
     )
-    columns = peft_names(rank="r", para="para", decomposition="decomposition_method", dropout="deft_dropout")
+    columns = peft_names(
+        rank="r", para="para", decomposition="decomposition_method", start="init_scale", dropout="deft_dropout"
+    )
     rule = staticmethod(at_most_width)
+
+    @staticmethod
+    def options(values: Values) -> Mapping[str, object]:
+        scaling, rank = values["scaling"], number(values, "rank")
+        assert isinstance(scaling, int | float)
+        return {"alpha": None if scaling == 1 else scaling * rank}
+
+    @staticmethod
+    def read_site(  # type: ignore[override]  # stands for the class variable of that name
+        config: Mapping[str, object], site: Site
+    ) -> Mapping[str, float]:
+        alpha = config.get("alpha")
+        return {"scaling": 1.0 if alpha is None else share(config, "alpha", 1.0) / whole(config, "r", 8)}
 
 
 @final
@@ -256,11 +273,16 @@ class RandLora(AbstractBridged):
         size("rank", "rank of each random basis: larger is cheaper"),
         TARGETS,
         integer("alpha", 640, high=1_000_000, text="scale is alpha / rank"),
+        choice("bases", "dense", "sparse", "very_sparse", text="uniform numbers, or -1, 0 and 1 with most of them 0"),
         dropout(),
     )
     columns = peft_names(rank="r", alpha="randlora_alpha", dropout="randlora_dropout")
     constants = MappingProxyType({"save_projection": False})
     rule = staticmethod(at_most_width)
+
+    @staticmethod
+    def options(values: Values) -> Mapping[str, object]:
+        return {"sparse": values["bases"] == "sparse", "very_sparse": values["bases"] == "very_sparse"}
 
 
 @final

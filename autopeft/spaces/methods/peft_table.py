@@ -17,7 +17,12 @@ OWN: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = MappingProxyType(
             "a length for each layer; on models with separate key and value maps, BART but not T5",
             (),
         ),
-        "LN_TUNING": ("ln_tuning", "every norm of a layer, by layer", ()),
+        "LN_TUNING": ("ln_tuning", "all norms of a layer, its first or its last, by layer", ()),
+        "MULTITASK_PROMPT_TUNING": (
+            "multitask_prompt_tuning",
+            "a study's one task; carried by layer 0, at the input",
+            _TEXTLESS,
+        ),
         "P_TUNING": ("p_tuning", "peft's encoder; carried by layer 0, at the input", _TEXTLESS),
         "PROMPT_TUNING": ("prompt_tuning", "peft's embedding; carried by layer 0, at the input", _TEXTLESS),
         "PREFIX_TUNING": (
@@ -36,7 +41,6 @@ OUTSIDE: Final[Mapping[str, str]] = MappingProxyType(
         "CPT": "it needs the token numbers of a prompt written for one data set",
         "FROD": "it decomposes the weights of all layers together, so no layer can have a size of its own",
         "LILY": "it mixes experts by an average over the tokens of a batch, so padding changes a result",
-        "MULTITASK_PROMPT_TUNING": "it needs the number of the task with each row",
         "SHADOW": "it is a second model beside the first",
         "TRAINABLE_TOKENS": "it trains rows of the embedding, which belong to no layer",
         "XLORA": "it routes adapters that are trained already",

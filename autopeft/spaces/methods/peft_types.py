@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import final
+from typing import Final, final
 
 from autopeft.spaces.methods.bridged import (
     ENABLED,
@@ -42,6 +42,9 @@ from autopeft.spaces.methods.peft_low_rank import (
 from autopeft.spaces.methods.peft_subspace import Osf, Poly, UniLora
 from autopeft.spaces.model_shape import Site
 
+WAVELETS: Final = ("db1", "db2", "db4", "db8", "sym4", "sym8", "coif1", "coif2")
+"""Of those that peft knows, one or two of each length; db1 is Haar's."""
+
 
 @final
 class Beft(AbstractBridged):
@@ -74,14 +77,22 @@ class C3a(AbstractBridged):
     name = "c3a"
     peft_type = "C3A"
     source = "Chen et al. 2024 (arXiv 2407.19342), by Hugging Face PEFT"
-    fields = (size("block_size", "width of the circulant blocks: larger is cheaper"), TARGETS)
+    fields = (
+        size("block_size", "width of the circulant blocks: larger is cheaper"),
+        TARGETS,
+        choice("init", "xavier_uniform", "kaiming_uniform", "gaussian", "zero", text="of the blocks; zero: no change"),
+    )
     columns = peft_names(block_size="block_size")
     rule = staticmethod(divides("block_size", d_in=True, d_out=True))
+
+    @staticmethod
+    def options(values: Values) -> Mapping[str, object]:
+        return {"init_weights": True if values["init"] == "zero" else values["init"]}
 
 
 @final
 class FourierFt(AbstractBridged):
-    """The update as few trained entries of its discrete Fourier transform; they start from N(0, 1)."""
+    """The update as few trained entries of its discrete Fourier transform."""
 
     name = "fourierft"
     peft_type = "FOURIERFT"
@@ -90,8 +101,13 @@ class FourierFt(AbstractBridged):
         size("frequencies", "trained entries of the spectrum at each target"),
         TARGETS,
         real("scaling", 150.0, low=1e-6, text="factor of the update"),
+        choice("init", "normal", "zero", text="of the entries: N(0, 1), or no change"),
     )
     columns = peft_names(frequencies="n_frequency", scaling="scaling")
+
+    @staticmethod
+    def options(values: Values) -> Mapping[str, object]:
+        return {"init_weights": values["init"] == "zero"}
 
 
 @final
@@ -160,10 +176,19 @@ class Oft(AbstractBridged):
         TARGETS,
         flag("shared_block", text="one block for all slices of the input"),
         flag("constrained", text="stay near the identity (COFT)"),
+        real("distance", 6e-5, low=1e-9, high=10.0, text="from the identity at most, where constrained"),
+        flag("neumann", default=True, text="the transform by a series, faster than by solving"),
+        integer("terms", 5, low=2, high=64, text="of the series"),
         dropout("of whole blocks"),
     )
     columns = peft_names(
-        block_size="oft_block_size", shared_block="block_share", constrained="coft", dropout="module_dropout"
+        block_size="oft_block_size",
+        shared_block="block_share",
+        constrained="coft",
+        distance="eps",
+        neumann="use_cayley_neumann",
+        terms="num_cayley_neumann_terms",
+        dropout="module_dropout",
     )
     constants = MappingProxyType({"r": 0})
 
@@ -181,12 +206,33 @@ class Psoft(AbstractBridged):
     name = "psoft"
     peft_type = "PSOFT"
     source = "Principal subspace adaptation (openreview FSHrinMArK), by Hugging Face PEFT"
-    fields = (RANK, TARGETS, dropout())
-    columns = peft_names(rank="r", dropout="psoft_dropout")
+    fields = (
+        RANK,
+        TARGETS,
+        choice("frames", "psoft_init", "pissa_init", text="singular values in B alone, or half of each in A and B"),
+        choice("svd", "full", "lowrank", text="how the frames are found; lowrank is fast on wide maps"),
+        flag("orthogonal", default=True, text="the core is a rotation; any matrix without"),
+        flag("scale_in", default=True, text="a trained factor for each input of the core"),
+        flag("scale_out", default=True, text="a trained factor for each output of the core"),
+        flag("neumann", text="the rotation by a series, faster than by solving"),
+        integer("terms", 5, low=2, high=64, text="of the series"),
+        dropout(),
+    )
+    columns = peft_names(
+        rank="r",
+        frames="ab_svd_init",
+        svd="psoft_svd",
+        orthogonal="psoft_orth",
+        scale_in="psoft_mag_a",
+        scale_out="psoft_mag_b",
+        neumann="use_cayley_neumann",
+        terms="num_cayley_neumann_terms",
+        dropout="psoft_dropout",
+    )
 
     @staticmethod
     def options(values: Values) -> Mapping[str, object]:
-        return {"psoft_alpha": values["rank"]}
+        return {"psoft_alpha": values["rank"]}  # which cancels: the frames are divided by what multiplies the update
 
     @staticmethod
     def rule(site: Site, values: Values) -> tuple[str, str, str] | None:
@@ -271,8 +317,15 @@ class WaveFt(AbstractBridged):
         size("frequencies", "trained entries at each target"),
         TARGETS,
         real("scaling", 25.0, low=1e-6, text="factor of the update"),
+        choice("wavelet", *WAVELETS, text="family; longer filters take longer"),
+        flag("inverse", default=True, text="the transform is taken back; entries of the weight itself without, faster"),
+        choice("init", "zero", "normal", text="of the entries: no change, or small and random"),
     )
-    columns = peft_names(frequencies="n_frequency", scaling="scaling")
+    columns = peft_names(frequencies="n_frequency", scaling="scaling", wavelet="wavelet_family", inverse="use_idwt")
+
+    @staticmethod
+    def options(values: Values) -> Mapping[str, object]:
+        return {"init_weights": values["init"] == "zero"}
 
 
 PEFT_TYPES: tuple[AbstractBridged, ...] = (

@@ -17,6 +17,7 @@ BUILDERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "dept": ("prompts", "build_dept"),
         "prompt_tuning": ("prompts", "build_prompt_tuning"),
         "p_tuning": ("prompts", "build_p_tuning"),
+        "multitask_prompt_tuning": ("prompts", "build_multitask_prompt_tuning"),
         **{method.name: _BRIDGE for method in PEFT_TYPES},
         "peft_lora": _BRIDGE,
         "lora": ("lora", "build_lora"),

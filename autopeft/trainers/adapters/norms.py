@@ -85,6 +85,6 @@ class NormAdapter(AbstractAdapter):
 
 
 def build_ln_tuning(placement: Placement) -> NormAdapter:
-    """Every norm of the layer; its tensors are the base's once it is attached."""
+    """The norms of the layer that are asked for; their tensors are the base's once they are attached."""
     shape, layer = placement.shape, placement.layer
-    return NormAdapter(norms_of(shape, layer), inside=f"{shape.path_of(layer)}.")
+    return NormAdapter(norms_of(shape, layer, placement.values), inside=f"{shape.path_of(layer)}.")

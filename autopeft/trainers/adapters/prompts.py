@@ -19,7 +19,8 @@ from collections.abc import Callable
 from typing import Any, Final, cast, final
 
 import torch
-from peft import PromptEmbedding, PromptEncoder, PromptEncoderConfig, PromptTuningConfig
+from peft import MultitaskPromptTuningConfig, PromptEmbedding, PromptEncoder, PromptEncoderConfig, PromptTuningConfig
+from peft.tuners.multitask_prompt_tuning import MultitaskPromptEmbedding
 from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -153,6 +154,14 @@ class PromptAdapter(AbstractAdapter):
 
 
 @final
+class _OneTask(MultitaskPromptEmbedding):
+    """Peft's multitask prompt for rows that are all of task 0."""
+
+    def forward(self, indices: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # peft's asks for tasks too
+        return super().forward(indices, torch.zeros(len(indices), dtype=torch.long, device=indices.device))
+
+
+@final
 class DeptAdapter(PromptAdapter):
     """P virtual tokens before embeddings to which s (A B)[:T] is added; B starts at zero.
 
@@ -268,6 +277,30 @@ def build_p_tuning(placement: Placement) -> PromptAdapter:
     )
     encoder = _made(lambda: PromptEncoder(config), seed)
     return PromptAdapter(encoder, length=length, causal=placement.shape.causal, from_vocabulary=False, seed=seed)
+
+
+def build_multitask_prompt_tuning(placement: Placement) -> PromptAdapter:
+    """Peft's multitask prompt of one task at the input.
+
+    Raises:
+        ConfigurationError: The model embeds no tokens, or this is not its first layer.
+    """
+    check_input(placement.method, placement.shape, layer=placement.layer)
+    length, seed = placement.size("length"), _seed(placement)
+    config = MultitaskPromptTuningConfig(
+        num_virtual_tokens=length,
+        token_dim=embedding_width(placement.shape),
+        num_transformer_submodules=1,
+        num_ranks=placement.size("ranks"),
+        num_tasks=1,
+    )
+    return PromptAdapter(
+        _made(lambda: _OneTask(config, None), seed),
+        length=length,
+        causal=placement.shape.causal,
+        from_vocabulary=placement.values["init"] == VOCABULARY,
+        seed=seed,
+    )
 
 
 def build_dept(placement: Placement) -> DeptAdapter:

@@ -83,7 +83,7 @@ def test_every_setting_reaches_peft(method: AbstractBridged) -> None:
     known = {row for row in kinds[peft.PeftType(method.peft_type)].__dataclass_fields__}
     assert set(config) | set(method.by_site(BASE.layers[0][0], values_of(method.name))) <= known
     own = {field.name for field in method.fields} - {"targets", "enabled"}
-    optional = {"variant", "init", "mode", "kasa_beta", "kasa_gamma", "warmup_share", "final_share"}
+    optional = {"variant", "init", "mode", "bases", "kasa_beta", "kasa_gamma", "warmup_share", "final_share"}
     optional |= set(method.read_site(config, BASE.layers[0][0]))
     assert own - optional <= set(method.columns) <= own
     assert method.peft_type in SITE_COUNTS

@@ -84,3 +84,16 @@ def test_it_has_no_size() -> None:
     base = build_base("bert")
     with pytest.raises(ConfigurationError, match=r"ln_tuning\.enabled: got 2, a value outside 0 to 1"):
         canonical({"ln_tuning": {"enabled": 2}}, measure(base, base.config))
+
+
+def test_the_first_and_the_last_norm_of_a_layer_are_its_attentions_and_its_mlps() -> None:
+    base = build_base("bert")
+    shape = measure(base, base.config)
+    parts = {"first": "attention_output_LayerNorm", "last": "output_LayerNorm"}
+    for norms, name in parts.items():
+        config = canonical({"ln_tuning": {"enabled": 1, "norms": norms, "layers": [1]}}, shape)
+        with inject(base, shape, config, seed=0) as adapters:
+            assert {row for row, _ in adapters.named_parameters()} == {
+                f"ln_tuning.1.{name}.{tensor}" for tensor in ("weight", "bias")
+            }
+            assert count_parameters(config, shape).total == adapters.n_parameters == 64
