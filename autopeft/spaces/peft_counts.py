@@ -247,6 +247,7 @@ SITE_COUNTS: Final[Mapping[str, SiteCount]] = MappingProxyType(
         "HIRA": lambda config, site: _low_rank(config, site, default=32),
         "HRA": lambda config, site: whole(config, "r", 8) * site.d_in,
         "IA3": lambda config, site: site.d_in if config.get("is_feedforward") else site.d_out,
+        "LILY": lambda config, site: whole(config, "r", 32) * whole(config, "num_B", 2),
         "LOHA": lambda config, site: 2 * _low_rank(config, site, default=8),
         "LOKR": _lokr,
         "LORA": _lora,

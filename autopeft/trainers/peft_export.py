@@ -19,6 +19,7 @@ from autopeft.spaces.configuration import MethodSetting
 from autopeft.spaces.methods import METHODS
 from autopeft.spaces.methods.bridged import AbstractBridged
 from autopeft.trainers.adapters.peft_bridge import ADAPTER, PeftSite
+from autopeft.trainers.adapters.peft_build import Borrowed
 from autopeft.trainers.adapters.peft_factors import LOW_RANK
 from autopeft.trainers.adapters.site_updates import SiteUpdates
 from autopeft.trainers.inject import AdapterSet
@@ -153,6 +154,9 @@ def _tensors(key: str, peft_type: str, site: PeftSite) -> dict[str, torch.Tensor
             tensors["base_model.vblora_vector_bank"] = tensor
         elif not name.startswith(("_", "base_layer")):
             tensors[f"{key}.{_plain_name(name)}"] = tensor
+    for name, module in site.layer.named_modules():
+        if isinstance(module, Borrowed):
+            tensors[f"{key}.{_plain_name(f'{name}.weight')}"] = module.weight.detach().clone()
     if peft_type == "SHIRA":
         tensors[f"{key}.shira_indices"] = cast("dict[str, torch.Tensor]", site.layer.shira_indices)[ADAPTER]
     return tensors

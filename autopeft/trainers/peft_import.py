@@ -62,6 +62,8 @@ def read_peft_config(config: Json, shape: ModelShape) -> Configuration:
     defaults = _plain(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]().to_dict())
     given = defaults | _plain(config)
     by_layer = _targets(given, shape)
+    if kind == "LILY":
+        _check_shared(given, by_layer)
     if kind == "LORA" and (found := _as_lora(given, defaults, by_layer)) is not None:
         return configuration({"lora": found}, shape)
     nearest: list[str] | None = None
@@ -100,6 +102,25 @@ def _targets(config: Json, shape: ModelShape) -> dict[int, list[Module]]:
             )
         by_layer.setdefault(places[module.bare], []).append(module)
     return by_layer
+
+
+def _check_shared(config: Json, by_layer: Mapping[int, list[Module]]) -> None:
+    """Refuse targets of LILY whose words bring sites of different names together, which share nothing here."""
+    targets = config.get("target_modules")
+    words = [targets] if isinstance(targets, str) else cast("list[str]", targets or [])
+    for word in words:
+        found = {
+            module.name.rpartition(f".{layer}.")[2]
+            for layer, modules in by_layer.items()
+            for module in modules
+            if module.name.endswith(word) or isinstance(targets, str)
+        }
+        if len(found) > 1:
+            raise ConfigurationError(
+                f"target_modules: {word!r} shares factors among {' and '.join(sorted(found))}; here sites share with"
+                " those of their own name",
+                hint="name each site by as much of its path as tells it from others",
+            )
 
 
 def _at(kind: str, config: Json, modules: list[Module]) -> dict[str, object]:

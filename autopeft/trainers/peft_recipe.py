@@ -18,9 +18,10 @@ _LORA_PATTERNS: Final = {"r": "rank_pattern", "lora_alpha": "alpha_pattern"}
 _WITHOUT: Final = "train it with autopeft train"
 _CALLS: Final[Mapping[str, str]] = {
     "ADALORA": "a call after every step",
+    "LILY": "targets that the ends of names tell, since it shares among maps whose names end alike",
     "POLY": "task_ids with every batch",
 }
-"""What some types want beside their settings while they are trained."""
+"""What some types want beside settings that say which maps they are on."""
 _STEPS: Final[Mapping[str, str]] = {
     "eva": "peft fills its weights in a step of its own (initialize_lora_eva_weights)",
     "corda": "peft gathers what it starts from in a step of its own (preprocess_corda)",

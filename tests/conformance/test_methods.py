@@ -40,6 +40,7 @@ EXACT_IDENTITY = {
         "gralora",
         "hira",
         "ia3",
+        "lily",
         "loha",
         "lokr",
         "miss",
@@ -129,6 +130,7 @@ ANY_SIZES = ((2, 5), (4, 8), (1, 1))
 
 def test_every_method_has_a_builder_and_what_is_said_here_is_said_of_methods() -> None:
     assert set(METHODS) == set(BUILDERS)
+    assert {name for name, method in METHODS.items() if getattr(method, "by_batch", False)} == BY_BATCH
     assert {*SIZES, *EXACT_IDENTITY, *NEAR_IDENTITY, *NO_IDENTITY, *MERGING} <= set(METHODS)
 
 
@@ -178,11 +180,26 @@ def disturb(adapters: AdapterSet, *, seed: int = 5, size: float = 0.3) -> None:
             parameter.add_(torch.randn(parameter.shape, generator=generator) * size)
 
 
+def without_by_batch(config: Configuration) -> Configuration:
+    return configuration(*(row for row in config if row.method not in BY_BATCH))
+
+
+@pytest.mark.parametrize("name", [name for name in PEFT_MODELS if name in MODELS])
+def test_all_methods_that_see_rows_alone_pad_together(name: str, bases: dict[str, PreTrainedModel]) -> None:
+    base = bases[name]
+    shape = measure(base, base.config)
+    with inject(base, shape, without_by_batch(everything(name, shape)), seed=0) as adapters:
+        disturb(adapters, size=0.1)
+        torch.testing.assert_close(*padded_and_alone(base, 0, 6), atol=2e-5, rtol=2e-5)
+
+
 def run(model: PreTrainedModel, **inputs: torch.Tensor) -> torch.Tensor:
     return model(**(inputs or example(model))).last_hidden_state
 
 
-TEXT_PAIRS = [(method, model) for method, model in PAIRS if model in MODELS]
+BY_BATCH = {"lily"}
+"""Methods whose result for a row depends on the rows beside it, as documented."""
+TEXT_PAIRS = [(method, model) for method, model in PAIRS if model in MODELS and method not in BY_BATCH]
 """Only rows of text are padded."""
 
 
@@ -352,7 +369,7 @@ def test_all_methods_at_once_count_pad_and_come_off(name: str, bases: dict[str, 
         disturb(adapters, size=0.1)
         assert adapters.n_parameters == count_parameters(config, shape).total
         assert (run(base) - before).abs().max() > 1e-4
-        if name in MODELS:
+        if name in MODELS and not BY_BATCH & {row.method for row in config}:
             torch.testing.assert_close(*padded_and_alone(base, 0, 6), atol=2e-5, rtol=2e-5)
     assert torch.equal(run(base), before)
 
@@ -360,7 +377,7 @@ def test_all_methods_at_once_count_pad_and_come_off(name: str, bases: dict[str, 
 MERGING = {
     *("binary_lora", "inttune", "loldu", "lora", "lora_group", "nlora"),
     *("s2_lora", "s2ft", "slora", "sorsa", "ssf", "svfit"),
-    *(name for name, method in METHODS.items() if isinstance(method, AbstractBridged)),
+    *(name for name, method in METHODS.items() if isinstance(method, AbstractBridged) and method.mergeable),
 }
 """Methods that are a change of weights and biases; others may be, and say so."""
 NEEDING_BIAS = {"beft", "ssf"}

@@ -72,6 +72,10 @@ EQUAL: list[tuple[peft.PeftConfig, dict[str, object]]] = [
         peft.WaveFTConfig(n_frequency=9, wavelet_family="coif1", target_modules=TARGETS),
         {"waveft": {"wavelet": "coif1"}},
     ),
+    (
+        peft.LilyConfig(r=2, stride_A=3, num_B=4, target_modules=TARGETS),
+        {"lily": {"rank": 2, "stride": 3, "experts": 4}},
+    ),
     (peft.LoHaConfig(r=2, target_modules=TARGETS, alpha=4), {"loha": {"rank": 2, "alpha": 4.0}}),
     (peft.VeraConfig(r=2, target_modules=TARGETS), {"vera": {"rank": 2}}),
     (
@@ -115,6 +119,10 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     (
         as_written(peft.LoraConfig(target_modules=TARGETS, modules_to_save=["word_embeddings"])),
         "modules_to_save: bert.embeddings.word_embeddings is part of the base model",
+    ),
+    (
+        as_written(peft.LilyConfig(target_modules=["query", "output.dense"])),
+        "target_modules: 'output.dense' shares factors among attention.output.dense and output.dense",
     ),
     (as_written(peft.PolyConfig(target_modules=TARGETS, n_tasks=3)), "n_tasks: got '3', which has no equal here"),
     (
@@ -181,6 +189,7 @@ def test_a_recipe_builds_as_many_numbers_as_ours(config: object, base: Path, sha
             "peft_lora.init: peft fills its weights in a step of its own",
         ),
         (configuration(setting("adalora", (0,), rank=2, targets=(QUERY,))), "adalora: peft's needs a call after"),
+        (configuration(setting("lily", (0,), rank=2, targets=(QUERY,))), "lily: peft's needs targets that the ends of"),
         (
             configuration(setting("poly", (0,), rank=2, targets=(QUERY,))),
             "poly: peft's needs task_ids",

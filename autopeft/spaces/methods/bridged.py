@@ -48,6 +48,10 @@ class AbstractBridged(AbstractMethod, ABC):
     rule: ClassVar[Rule] = staticmethod(anything)
     coupled: ClassVar[bool] = False
     """Whether `rule` refuses combinations of settings, where each of them is right with others."""
+    mergeable: ClassVar[bool] = True
+    """Whether it is a change of the map's weight and bias."""
+    by_batch: ClassVar[bool] = False
+    """Whether what it makes of a row depends on the rows beside it."""
     shared: ClassVar[Callable[[Mapping[str, object], tuple[Site, ...]], int] | None] = None
     """Trainable numbers that the targets of layers with equal settings have in common, from these targets."""
 

@@ -40,7 +40,6 @@ OUTSIDE: Final[Mapping[str, str]] = MappingProxyType(
         "CARTRIDGE": "a prefix distilled from the cache of one long text, not trained on a task",
         "CPT": "it needs the token numbers of a prompt written for one data set",
         "FROD": "it decomposes the weights of all layers together, so no layer can have a size of its own",
-        "LILY": "it mixes experts by an average over the tokens of a batch, so padding changes a result",
         "SHADOW": "it is a second model beside the first",
         "TRAINABLE_TOKENS": "it trains rows of the embedding, which belong to no layer",
         "XLORA": "it routes adapters that are trained already",

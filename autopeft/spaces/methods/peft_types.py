@@ -23,6 +23,7 @@ from autopeft.spaces.methods.bridged import (
     size,
 )
 from autopeft.spaces.methods.method import FieldKind
+from autopeft.spaces.methods.peft_lily import Lily
 from autopeft.spaces.methods.peft_low_rank import (
     AdaLora,
     Delora,
@@ -340,6 +341,7 @@ PEFT_TYPES: tuple[AbstractBridged, ...] = (
     Hira(),
     Hra(),
     Ia3(),
+    Lily(),
     Loha(),
     Lokr(),
     Miss(),

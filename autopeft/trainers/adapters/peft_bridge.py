@@ -113,6 +113,10 @@ class PeftSite(AbstractSiteUpdate):
             self.register_buffer("taken_b", torch.zeros(site.d_out, rank))
 
     @property
+    def mergeable(self) -> bool:
+        return self._recipe.mergeable
+
+    @property
     def needs(self) -> Need | None:
         return None if self._recipe.need is None or self.started else self._recipe.need
 
@@ -275,6 +279,7 @@ def _recipe(method: AbstractBridged, placement: Placement, sites: Sequence[Site]
         or method.peft_type in FROM_WEIGHT
         or (lora and (bool(config.get("use_dora")) or config["init_lora_weights"] == "mica")),
         takes_out=takes_out,
+        mergeable=method.mergeable,
         need=need,
         orthogonality=_orthogonality(method, placement),
     )

@@ -52,6 +52,8 @@ class Recipe:
     """Its tensors depend on the weight."""
     takes_out: bool
     """It starts by taking `rank` directions out of the weight."""
+    mergeable: bool
+    """It is a change of the map's weight and bias."""
     need: Need | None
     """What it must be told of the training rows to start."""
     orthogonality: float
@@ -60,6 +62,22 @@ class Recipe:
     def at(self, site: Site) -> "Recipe":
         """What to build one map's layer from, alone."""
         return replace(self, config={**self.config, **self.by_site[site.name]})
+
+
+@final
+class Borrowed(nn.Module):
+    """A linear map of another module: it computes the same and owns nothing."""
+
+    def __init__(self, owner: nn.Linear) -> None:
+        super().__init__()
+        self.__dict__["owner"] = owner
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.__dict__["owner"].weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.__dict__["owner"](x)
 
 
 @final
@@ -78,8 +96,17 @@ class _Group(nn.Module):
             if id(child) in self._owned:
                 del cast("nn.Module", layer)._modules[key]
                 cast("nn.Module", layer).__dict__[key] = child
+            elif isinstance(child, nn.ModuleDict):
+                self._take_inside(child)
             self._owned.add(id(child))
         return layer
+
+    def _take_inside(self, rows: nn.ModuleDict) -> None:
+        """The same for the linear maps in one of a layer's tables."""
+        for key, inner in list(rows.items()):
+            if isinstance(inner, nn.Linear) and id(inner) in self._owned:
+                rows[key] = Borrowed(inner)
+            self._owned.add(id(inner))
 
 
 def shared_layer(method: AbstractBridged, placement: Placement, recipe: Recipe, site: Site) -> BaseTunerLayer:
@@ -131,10 +158,15 @@ def tuned(
 ) -> dict[str, BaseTunerLayer]:
     """Peft's layer for each of `maps`; no global random state is touched."""
     scaffold = nn.Module()
-    names = {name: name.replace(".", "_") for name in maps}
+    names = _names(recipe, maps)
     for name, linear in maps.items():
-        scaffold.add_module(names[name], linear)
+        parent, _, last = names[name].rpartition(".")
+        if parent and parent not in scaffold._modules:
+            scaffold.add_module(parent, nn.Module())
+        scaffold.get_submodule(parent).add_module(last, linear)
     fields: dict[str, Any] = {**recipe.config, "target_modules": list(names.values())}
+    if recipe.peft_type == "LILY":
+        fields["target_modules"] = sorted({name.rpartition(".")[2] for name in names.values()})
     if recipe.peft_type == "IA3":
         fields["feedforward_modules"] = [names[name] for name in feedforward]
     kind = PeftType(recipe.peft_type)
@@ -147,6 +179,17 @@ def tuned(
     for layer in layers.values():
         _freeze(layer, freeze_a=recipe.freeze_a)
     return cast("dict[str, BaseTunerLayer]", layers)
+
+
+def _names(recipe: Recipe, maps: Mapping[str, nn.Linear]) -> dict[str, str]:
+    """What each map is called in the scaffold: a name that no other ends in.
+
+    LILY shares among maps whose names end in one target, so sites of one name in different layers have one there.
+    """
+    if recipe.peft_type != "LILY":
+        return {name: name.replace(".", "_") for name in maps}
+    sites = sorted({name.partition(".")[2] for name in maps})
+    return {name: f"{name.partition('.')[0]}.t{sites.index(name.partition('.')[2])}" for name in maps}
 
 
 def _freeze(layer: nn.Module, *, freeze_a: bool) -> None:

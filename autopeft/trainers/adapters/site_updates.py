@@ -47,6 +47,11 @@ class AbstractSiteUpdate(nn.Module, ABC):
         """
         del linear
 
+    @property
+    def mergeable(self) -> bool:
+        """Whether it is a change of weight and bias, which `fold` gives."""
+        return True
+
     def as_lora(self) -> LoraFactors | None:
         """The same as a LoRA, exactly; None for what is none."""
         return None
@@ -93,7 +98,7 @@ class SiteUpdates(AbstractAdapter):
 
     @property
     def mergeable(self) -> tuple[str, ...]:
-        return self.targets
+        return self.targets if all(self.update(target).mergeable for target in self.targets) else ()
 
     def fold(
         self, target: str, linear: LinearLike, weight: torch.Tensor, bias: torch.Tensor | None
