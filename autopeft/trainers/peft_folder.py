@@ -25,7 +25,7 @@ from autopeft.trainers.model import head_state, is_transposed
 from autopeft.trainers.peft_export import PLAIN_LORA
 from autopeft.trainers.peft_format import FRAMED, LORAS, check_exportable, write_single, write_tensors
 from autopeft.trainers.peft_gated import check_gated
-from autopeft.trainers.peft_prefix import METHOD as PREFIX
+from autopeft.trainers.peft_prefix import METHODS as PREFIXES
 from autopeft.trainers.peft_prefix import check_prefix, export_prefix
 from autopeft.trainers.peft_prompts import check_kind
 from autopeft.trainers.saved import AdapterInfo, read_adapter, read_info, restore_adapter
@@ -68,7 +68,7 @@ def check_folder(info: AdapterInfo) -> None:
         ModelError: A prefix, and the base model's configuration cannot be read.
     """
     settings = info.configuration.methods
-    if len(settings) == 1 and settings[0].method == PREFIX:
+    if len(settings) == 1 and settings[0].method in PREFIXES:
         check_prefix(settings[0], info)
     elif len(settings) < 2:
         check_exportable(info.configuration, transposed=info.transposed)
@@ -97,7 +97,7 @@ def write_folder(source: Path, folder: Path) -> PeftFolder:
     check_folder(info)
     info, adapters, head = _opened(source, info)
     settings = info.configuration.methods
-    if len(settings) == 1 and settings[0].method == PREFIX:
+    if len(settings) == 1 and settings[0].method in PREFIXES:
         exported = export_prefix(adapters, info)
         heads = {f"base_model.{name}": value for name, value in head.items()}
         write_tensors(folder, {**exported.tensors, **heads}, info=info, config=exported.config)

@@ -1,4 +1,4 @@
-"""Prefix tuning as peft's PREFIX_TUNING: exact on models with rotary positions, impossible on others.
+"""Prefixes as peft's PREFIX_TUNING and CARTRIDGE: exact on models with rotary positions, impossible on others.
 
 Peft puts a prefix of P rows into the key/value cache, so the model takes every token to stand P positions later than it
 does. Learned positions then differ, and nothing can mend that. Rotary positions enter scores only as differences: with
@@ -24,7 +24,7 @@ from autopeft.trainers.inject import AdapterSet
 from autopeft.trainers.peft_export import Exported
 from autopeft.trainers.saved import AdapterInfo
 
-METHOD: Final = "prefix_tuning"
+METHODS: Final = ("cartridge", "prefix_tuning")
 ROTARY: Final = ("gemma", "gpt_neox", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3", "starcoder2")
 """Families that rotate the first half of a head's width against the second; others were not compared."""
 ROPES: Final = ("default", "linear", "llama3")
@@ -45,20 +45,22 @@ def check_prefix(setting: MethodSetting, info: AdapterInfo) -> None:
         ConfigurationError: With what is in the way.
         ModelError: The base model's configuration cannot be read.
     """
-    lengths = setting.column("length")
-    if len(setting.layers) < info.shape.n_layers or any(length != lengths[0] for length in lengths):
-        raise _refused("differs by layer, peft's PREFIX_TUNING has one length for all layers")
+    method, kind = setting.method, setting.method.upper()
+    if len(setting.layers) < info.shape.n_layers or any(len(set(column)) > 1 for _, column in setting.fields):
+        raise _refused(method, f"differs by layer, peft's {kind} has one length for all layers")
     if info.kind not in TASK_TYPES:
-        raise _refused(f"peft passes no prefix to a model for {info.kind}")
+        raise _refused(method, f"peft passes no prefix to a model for {info.kind}")
     if info.shape.family not in ROTARY:
-        raise _refused(f"in a {info.shape.family} model peft's PREFIX_TUNING would move the position of every token")
+        raise _refused(method, f"in a {info.shape.family} model peft's {kind} would move the position of every token")
     config = read_config(info.spec).get_text_config()
     kinds = getattr(config, "layer_types", None) or ["full_attention"]
     if getattr(config, "sliding_window", None) is not None or set(kinds) != {"full_attention"}:
-        raise _refused("this model's attention has a window, out of which peft's prefix would slide")
+        raise _refused(method, "this model's attention has a window, out of which peft's prefix would slide")
     rope = _rope(config)
     if rope.get("rope_type", "default") not in ROPES:
-        raise _refused(f"rotary positions of the kind {rope.get('rope_type')!r} change with the length of a text")
+        raise _refused(
+            method, f"rotary positions of the kind {rope.get('rope_type')!r} change with the length of a text"
+        )
 
 
 def export_prefix(adapters: AdapterSet, info: AdapterInfo) -> Exported:
@@ -75,18 +77,23 @@ def export_prefix(adapters: AdapterSet, info: AdapterInfo) -> Exported:
     rows: list[torch.Tensor] = []
     for _, _, adapter in adapters.adapters():
         assert isinstance(adapter, PrefixAdapter)
-        for tensor in (rotate(adapter.key.detach(), cos, sin), adapter.value.detach()):
+        key, value = (row.detach() for row in adapter.rows())
+        for tensor in (rotate(key, cos, sin), value):
             rows.append(tensor.transpose(0, 1).flatten(1))
-    config = {
-        "peft_type": "PREFIX_TUNING",
+    config: dict[str, object] = {
+        "peft_type": setting.method.upper(),
         "task_type": TASK_TYPES[info.kind],
         "num_virtual_tokens": length,
         "num_layers": info.shape.n_layers,
         "num_attention_heads": info.shape.n_kv_heads,
         "num_transformer_submodules": 1,
         "token_dim": info.shape.kv_size,
-        "prefix_projection": False,
     }
+    config |= (
+        {"num_frozen_tokens": setting.column("frozen")[0]}
+        if setting.method == "cartridge"
+        else {"prefix_projection": False}
+    )
     return Exported(config=config, tensors={"prompt_embeddings": torch.cat(rows, dim=1)})
 
 
@@ -115,5 +122,5 @@ def _rope(config: PretrainedConfig) -> Mapping[str, object]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _refused(reason: str) -> ConfigurationError:
-    return ConfigurationError(f"{METHOD}: not in the PEFT format, {reason}", hint=_OUR_OWN)
+def _refused(method: str, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"{method}: not in the PEFT format, {reason}", hint=_OUR_OWN)

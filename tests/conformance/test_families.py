@@ -42,10 +42,10 @@ OTHERS: dict[str, PretrainedConfig] = {
 """Two stacks, with a bias by position and without, and experts whose weights are no linear maps."""
 
 
-GATED, PREFIX = "adaption_prompt", "prefix_tuning"
+GATED, ROWS = "adaption_prompt", ("cartridge", "prefix_tuning")
 NO_TOKENS = {name for name, method in METHODS.items() if method.at_input}
 REFUSED: dict[str, set[str]] = {
-    **{family: {GATED, PREFIX} for family in ("deberta-v2", "mpnet", "gptj", "falcon", "t5")},
+    **{family: {GATED, *ROWS} for family in ("deberta-v2", "mpnet", "gptj", "falcon", "t5")},
     **{family: {GATED} for family in ("modernbert", "phi3", "gpt2", "gpt_neox")},
     **{family: NO_TOKENS for family in IMAGE_MODELS},
     "qwen2": {"road", "vblora"},

@@ -56,6 +56,7 @@ NEAR_IDENTITY = {
 }
 """Drawn from N(0, 0.02) on both sides, as in the paper, or equal up to rounding."""
 NO_IDENTITY = {
+    "cartridge",
     "multitask_prompt_tuning",
     "c3a",
     "dept",
@@ -79,6 +80,7 @@ SIZES: dict[str, tuple[FieldValue, FieldValue]] = {
     "mola": (2, 4),
     "nlora": (2, 5),
     "parallel_adapter": (3, 7),
+    "cartridge": (2, 4),
     "prefix_tuning": (1, 4),
     "dept": (2, 2),
     "multitask_prompt_tuning": (3, 3),
@@ -103,6 +105,8 @@ SIZES: dict[str, tuple[FieldValue, FieldValue]] = {
 PEFT_MODELS = ("bert", "llama", "vit")
 """Peft's layers see a linear map, whatever the architecture; the bridge has tests of its own on others."""
 
+KIN = ("cartridge", "multitask_prompt_tuning")
+"""Methods that share all but how their rows are made with one that is tried on every model."""
 
 LIKE_VIT = ("deit", "beit", "dinov2")
 """Their layers have the sites of a ViT's, so what sees a linear map alone need not be tried on all."""
@@ -114,7 +118,7 @@ def applies(method: str, model: str) -> bool:
         return method in BLOCK_METHODS
     if METHODS[method].at_input and model in IMAGE_MODELS:
         return False
-    if isinstance(METHODS[method], AbstractBridged):
+    if isinstance(METHODS[method], AbstractBridged) or method in KIN:
         return model in PEFT_MODELS
     if method == "adaption_prompt":
         return EVERY[model].prefix and len(EVERY[model].query_value) == 2  # separate key and value maps

@@ -149,7 +149,10 @@ def test_a_mixture_that_peft_would_compute_otherwise_is_refused(
     assert not (tmp_path / "peft").exists()
 
 
-PREFIX = configuration(setting("prefix_tuning", (0, 1, 2), length=3))
+PREFIXES = (
+    configuration(setting("prefix_tuning", (0, 1, 2), length=3)),
+    configuration(setting("cartridge", (0, 1, 2), length=3, frozen=2)),
+)
 ROTARY = ("gemma", "gpt_neox", "llama", "phi", "phi3", "qwen2", "qwen3", "starcoder2")
 
 
@@ -158,6 +161,14 @@ ROTARY = ("gemma", "gpt_neox", "llama", "phi", "phi3", "qwen2", "qwen3", "starco
 def test_a_prefix_of_a_rotary_model_is_pefts(family: str, kind: str, tmp_path: Path) -> None:
     base = save_model(family, tmp_path / "base", language_model=kind == "causal-lm")
     same_prefix(base, tmp_path, kind=kind)
+
+
+@pytest.mark.parametrize("kind", ["text-classification", "causal-lm"])
+def test_a_cartridge_of_a_rotary_model_is_pefts(kind: str, tmp_path: Path) -> None:
+    base = save_model("llama", tmp_path / "base", language_model=kind == "causal-lm")
+    same_prefix(base, tmp_path, kind=kind, config=PREFIXES[1])
+    saved = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert (saved["peft_type"], saved["num_virtual_tokens"], saved["num_frozen_tokens"]) == ("CARTRIDGE", 3, 2)
 
 
 @pytest.mark.parametrize(
@@ -189,9 +200,9 @@ def llama(folder: Path, **fields: object) -> Path:
     return folder
 
 
-def same_prefix(base: Path, folder: Path, *, kind: str) -> None:
+def same_prefix(base: Path, folder: Path, *, kind: str, config: Configuration = PREFIXES[0]) -> None:
     loaded = load(base, kind=kind)
-    adapters = trained(loaded, PREFIX, size=0.5)
+    adapters = trained(loaded, config, size=0.5)
     expected = loaded.model(IDS).logits
     save_adapter(folder / "ours", adapters, loaded=loaded, task={})
     write_folder(folder / "ours", folder / "peft")
@@ -233,6 +244,6 @@ def test_a_prefix_that_peft_would_compute_otherwise_is_refused(
 def test_rotary_positions_that_depend_on_the_length_are_refused(tmp_path: Path) -> None:
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     base = llama(tmp_path / "base", rope_parameters=rope)
-    info = expected_info(ModelSpec(name=str(base)), load(base, kind="causal-lm").shape, PREFIX, kind="causal-lm")
+    info = expected_info(ModelSpec(name=str(base)), load(base, kind="causal-lm").shape, PREFIXES[0], kind="causal-lm")
     with pytest.raises(ConfigurationError, match="rotary positions of the kind 'dynamic'"):
         check_folder(info)

@@ -3,6 +3,7 @@
 from autopeft.spaces.methods.adaption_prompt import AdaptionPrompt
 from autopeft.spaces.methods.binary_adapter import BinaryAdapter
 from autopeft.spaces.methods.binary_lora import BinaryLora
+from autopeft.spaces.methods.cartridge import Cartridge
 from autopeft.spaces.methods.dept import Dept
 from autopeft.spaces.methods.inttune import IntTune
 from autopeft.spaces.methods.linear_parallel import LinearParallel
@@ -33,6 +34,7 @@ METHODS: dict[str, AbstractMethod] = {
     "adaption_prompt": AdaptionPrompt(),
     "binary_adapter": BinaryAdapter(),
     "binary_lora": BinaryLora(),
+    "cartridge": Cartridge(),
     "dept": Dept(),
     "inttune": IntTune(),
     "linear_parallel": LinearParallel(),

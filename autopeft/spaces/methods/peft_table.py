@@ -17,6 +17,11 @@ OWN: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = MappingProxyType(
             "a length for each layer; on models with separate key and value maps, BART but not T5",
             (),
         ),
+        "CARTRIDGE": (
+            "cartridge",
+            "from random rows, with a length for each layer; on BART but not T5, as PREFIX_TUNING",
+            (),
+        ),
         "LN_TUNING": ("ln_tuning", "all norms of a layer, its first or its last, by layer", ()),
         "MULTITASK_PROMPT_TUNING": (
             "multitask_prompt_tuning",
@@ -37,7 +42,6 @@ OWN: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = MappingProxyType(
 OUTSIDE: Final[Mapping[str, str]] = MappingProxyType(
     {
         "ADAMSS": "it clusters the rows of each weight, so its size is known only with the weights",
-        "CARTRIDGE": "a prefix distilled from the cache of one long text, not trained on a task",
         "CPT": "it needs the token numbers of a prompt written for one data set",
         "FROD": "it decomposes the weights of all layers together, so no layer can have a size of its own",
         "SHADOW": "it is a second model beside the first",

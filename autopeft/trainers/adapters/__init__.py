@@ -40,6 +40,7 @@ BUILDERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "parallel_adapter": ("parallel", "build_parallel"),
         "binary_adapter": ("binary", "build_binary_adapter"),
         "prefix_tuning": ("prefix", "build_prefix"),
+        "cartridge": ("prefix", "build_cartridge"),
         "adaption_prompt": ("adaption_prompt", "build_adaption_prompt"),
     }
 )

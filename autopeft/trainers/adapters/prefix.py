@@ -18,12 +18,22 @@ INIT_STD: Final = 0.02
 
 @final
 class PrefixAdapter(AbstractAttentionAdapter):
-    """`length` keys and values that every query of the layer sees, whatever the mask."""
+    """`length` keys and values that every query of the layer sees, whatever the mask; the first `frozen` stay."""
 
-    def __init__(self, shape: ModelShape, *, layer: int, length: int) -> None:
-        super().__init__(shape, layer=layer, method="prefix_tuning")
-        self.key = nn.Parameter(torch.zeros(shape.n_kv_heads, length, shape.head_dim))
-        self.value = nn.Parameter(torch.zeros(shape.n_kv_heads, length, shape.head_dim))
+    def __init__(self, shape: ModelShape, *, layer: int, method: str, length: int, frozen: int = 0) -> None:
+        super().__init__(shape, layer=layer, method=method)
+        self.length = length
+        self.key = nn.Parameter(torch.zeros(shape.n_kv_heads, length - frozen, shape.head_dim))
+        self.value = nn.Parameter(torch.zeros(shape.n_kv_heads, length - frozen, shape.head_dim))
+        for name in ("first_key", "first_value") if frozen else ():
+            self.register_buffer(name, torch.zeros(shape.n_kv_heads, frozen, shape.head_dim))
+
+    def rows(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [K, P, D]."""
+        kept = dict(self.named_buffers())
+        if not kept:
+            return self.key, self.value
+        return torch.cat((kept["first_key"], self.key), dim=1), torch.cat((kept["first_value"], self.value), dim=1)
 
     def around(self, attend: AttentionFunction, *, fused: bool) -> AttentionFunction:
         def adapted(
@@ -37,8 +47,9 @@ class PrefixAdapter(AbstractAttentionAdapter):
             mask = attention_mask
             if fused and mask is None and _is_causal(module, query, options):
                 mask = _causal_mask(query.shape[2], key.shape[2], device=query.device)
-            mask = _widen(mask, self.key.shape[1])
-            rows = self.extend(key, self.key), self.extend(value, self.value)
+            mask = _widen(mask, self.length)
+            own_key, own_value = self.rows()
+            rows = self.extend(key, own_key), self.extend(value, own_value)
             causal = {"is_causal": False} if fused else {}
             output, weights = attend(module, query, *rows, mask, **(options | causal))
             if self.response == 1.0:
@@ -56,9 +67,24 @@ class PrefixAdapter(AbstractAttentionAdapter):
 
 def build_prefix(placement: Placement) -> PrefixAdapter:
     """Keys and values N(0, 0.02): every query starts with `length` almost neutral rows, so this is no identity."""
-    adapter = PrefixAdapter(placement.shape, layer=placement.layer, length=placement.size("length"))
+    length = placement.size("length")
+    adapter = PrefixAdapter(placement.shape, layer=placement.layer, method=placement.method, length=length)
     for rows in (adapter.key, adapter.value):
         nn.init.normal_(rows, std=INIT_STD, generator=placement.generator)
+    return adapter
+
+
+def build_cartridge(placement: Placement) -> PrefixAdapter:
+    """Keys and values N(0, 1), as PEFT draws them."""
+    adapter = PrefixAdapter(
+        placement.shape,
+        layer=placement.layer,
+        method=placement.method,
+        length=placement.size("length"),
+        frozen=placement.size("frozen"),
+    )
+    for rows in (*adapter.parameters(), *adapter.buffers()):
+        nn.init.normal_(rows, generator=placement.generator)
     return adapter
 
 
