@@ -33,6 +33,7 @@ EXACT_IDENTITY = {
     *("s2_lora", "s2ft", "slora", "sorsa", "ssf", "svfit"),
     *(
         "adalora",
+        "adamss",
         "beft",
         "boft",
         "delora",

@@ -23,6 +23,35 @@ from autopeft.spaces.peft_counts import kept_directions, whole
 
 
 @final
+class Adamss(AbstractBridged):
+    """The outputs of the map in `subspaces` clusters, each with a low-rank update of its own in one frozen frame.
+
+    The frame is the weight's `rank` leading right singular directions; rows of the left ones are clustered (K-means).
+    """
+
+    name = "adamss"
+    peft_type = "ADAMSS"
+    source = "Hugging Face PEFT, AdaMSS (adaptive multi-subspace), without its pruning of subspaces"
+    coupled = True
+    fields = (
+        size("rank", "singular directions in the frame"),
+        TARGETS,
+        integer("subspaces", 5, text="clusters of outputs"),
+        integer("subspace_rank", 1, text="of each cluster's update; a cluster has as many outputs or more"),
+    )
+    columns = peft_names(rank="r", subspaces="num_subspaces", subspace_rank="subspace_rank")
+
+    @staticmethod
+    def rule(site: Site, values: Values) -> tuple[str, str, str] | None:
+        clusters, own = number(values, "subspaces"), number(values, "subspace_rank")
+        if clusters * own > site.d_out:
+            return "subspaces", f"{clusters} with rank {own} ask for more than {site.d_out} outputs", "use fewer"
+        if own > number(values, "rank"):
+            return "subspace_rank", f"{own} is above the rank {values['rank']} of the frame", "use a smaller one"
+        return at_most_width(site, values)
+
+
+@final
 class Osf(AbstractBridged):
     """The weight's `rank` smallest singular directions are trained, away from the others, which stay as they are.
 

@@ -41,7 +41,6 @@ OWN: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = MappingProxyType(
 
 OUTSIDE: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "ADAMSS": "it clusters the rows of each weight, so its size is known only with the weights",
         "CPT": "it needs the token numbers of a prompt written for one data set",
         "FROD": "it decomposes the weights of all layers together, so no layer can have a size of its own",
         "SHADOW": "it is a second model beside the first",

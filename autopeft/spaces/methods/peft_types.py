@@ -40,7 +40,7 @@ from autopeft.spaces.methods.peft_low_rank import (
     VbLora,
     Vera,
 )
-from autopeft.spaces.methods.peft_subspace import Osf, Poly, UniLora
+from autopeft.spaces.methods.peft_subspace import Adamss, Osf, Poly, UniLora
 from autopeft.spaces.model_shape import Site
 
 WAVELETS: Final = ("db1", "db2", "db4", "db8", "sym4", "sym8", "coif1", "coif2")
@@ -331,6 +331,7 @@ class WaveFt(AbstractBridged):
 
 PEFT_TYPES: tuple[AbstractBridged, ...] = (
     AdaLora(),
+    Adamss(),
     Beft(),
     Boft(),
     C3a(),

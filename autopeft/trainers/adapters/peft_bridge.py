@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast, final
 
 import torch
+from peft.tuners.adamss.layer import AdamssLayer
 from peft.tuners.lora import KasaConfig
 from peft.tuners.lora.config import CordaConfig, LoraGAConfig
 from peft.tuners.lora.variants import _kasa_layer_regularization_loss
@@ -28,7 +29,7 @@ from autopeft.spaces.methods import METHODS
 from autopeft.spaces.methods.bridged import AbstractBridged
 from autopeft.spaces.methods.peft_lora import FROM_DATA, TAKING_OUT
 from autopeft.spaces.model_shape import Site
-from autopeft.trainers.adapters import peft_data
+from autopeft.trainers.adapters import peft_clusters, peft_data
 from autopeft.trainers.adapters.adapter import Placement
 from autopeft.trainers.adapters.peft_build import (
     ADAPTER,
@@ -54,7 +55,7 @@ _NESTED: Final[Mapping[str, type]] = {
     "lora_ga_config": LoraGAConfig,
 }
 """Fields of LoRA's configuration that hold a configuration of their own."""
-FROM_WEIGHT: Final = frozenset({"DEFT", "DELORA", "OSF", "PSOFT", "SUPERTUNING", "TINYLORA"})
+FROM_WEIGHT: Final = frozenset({"ADAMSS", "DEFT", "DELORA", "OSF", "PSOFT", "SUPERTUNING", "TINYLORA"})
 """Types whose tensors depend on the weight; of LoRA, the variants and initialisations in `_starts_from_weight`."""
 
 
@@ -91,6 +92,7 @@ class MapView(nn.Linear):
 class PeftSite(AbstractSiteUpdate):
     """One peft layer at one map."""
 
+    outputs: torch.Tensor
     taken_a: torch.Tensor
     taken_b: torch.Tensor
     started: torch.Tensor
@@ -107,6 +109,8 @@ class PeftSite(AbstractSiteUpdate):
         self._fact: torch.Tensor | None = None
         if recipe.from_weight:
             self.register_buffer("started", torch.zeros((), dtype=torch.uint8))
+        if recipe.peft_type == peft_clusters.TYPE:
+            self.register_buffer("outputs", torch.arange(site.d_out))
         if recipe.takes_out:
             rank = recipe.rank
             self.register_buffer("taken_a", torch.zeros(rank, site.d_in))
@@ -137,6 +141,8 @@ class PeftSite(AbstractSiteUpdate):
             )
         if self._recipe.from_weight and not self.started:
             self._start(linear)
+        if isinstance(self.layer, AdamssLayer):
+            self.layer.scatter_index[ADAPTER] = self.outputs
 
     @torch.no_grad()
     def _start(self, linear: LinearLike) -> None:
@@ -150,6 +156,11 @@ class PeftSite(AbstractSiteUpdate):
         if self._fact is not None:
             peft_data.finish(fresh, self._recipe.config, self._fact.to(weight.device))
             self._fact = None
+        if isinstance(self.layer, AdamssLayer):
+            rank = cast("int", self._recipe.config["subspace_rank"])
+            self.outputs.copy_(peft_clusters.take_over(self.layer, cast("AdamssLayer", fresh), rank=rank))
+            self.started.fill_(1)
+            return
         fresh.base_layer = nn.Identity()  # type: ignore[assignment]  # peft types it as the map it wraps
         own = dict(named_tensors(self.layer))
         for name, tensor in named_tensors(fresh):
@@ -249,7 +260,10 @@ def build_bridged(placement: Placement) -> SiteUpdates:
     method.check(placement.shape, layer=placement.layer, values=placement.values)
     sites = placement.target_sites()
     recipe = _recipe(method, placement, sites)
-    if recipe.from_weight:
+    layers: Mapping[str, BaseTunerLayer]
+    if recipe.peft_type == peft_clusters.TYPE:
+        layers = {site.name: peft_clusters.blank(recipe, site) for site in sites}
+    elif recipe.from_weight:
         layers = skeleton(recipe, sites)
     else:
         layers = {site.name: shared_layer(method, placement, recipe, site) for site in sites}

@@ -56,6 +56,8 @@ def values_of(method: str, **fields: FieldValue) -> dict[str, FieldValue]:
         ),
         ("peft_lora", {"rank": 3, "init": "orthogonal"}, "peft_lora.rank: 3 is odd, init orthogonal needs an even"),
         ("peft_lora", {"rank": 48, "variant": "kasa"}, "peft_lora.rank: 48 is not below the width 48"),
+        ("adamss", {"rank": 4, "subspaces": 49}, "adamss.subspaces: 49 with rank 1 ask for more than 48 outputs"),
+        ("adamss", {"rank": 1, "subspace_rank": 2}, "adamss.subspace_rank: 2 is above the rank 1 of the frame"),
         ("osf", {"rank": 48}, "osf.rank: 48 is not below the width 48"),
         ("poly", {"rank": 2, "splits": 5}, "poly.splits: 5 does not divide the width 48"),
         ("psoft", {"rank": 1}, "psoft.rank: 1 has no rotation"),

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from peft import LilyConfig, LoraConfig, get_peft_model
+from peft import AdamssConfig, LilyConfig, LoraConfig, get_peft_model
 from peft.tuners.lora import KasaConfig
 from peft.tuners.lora.variants import KasaLinearVariant
 from torch import nn
 from transformers import PreTrainedModel, T5Config
 
-from autopeft.errors import ConfigurationError
+from autopeft.errors import ConfigurationError, ModelError
 from autopeft.objectives.parameters import count_parameters
 from autopeft.spaces.configuration import Configuration, FieldValue, MethodSetting
 from autopeft.spaces.methods import METHODS
@@ -176,6 +176,32 @@ def test_a_bank_is_trained_and_saved_once(method: str, tensor: str, bert: PreTra
     adapters = build(shape, configuration(on_query(method, layers=(0, 2))), seed=0)
     assert sum(tensor in name for name in adapters.state_dict()) == 1
     assert adapters.n_parameters == count_parameters(adapters.configuration, shape).total
+
+
+def test_adamss_clusters_the_outputs_as_peft_does(bert: PreTrainedModel) -> None:
+    shape = measure(bert, bert.config)
+    fields: dict[str, FieldValue] = {"rank": 6, "subspaces": 3, "subspace_rank": 2}
+    with inject(bert, shape, configuration(on_query("adamss", **fields)), seed=0) as adapters:
+        site = site_of(adapters)
+        linear = copy.deepcopy(query(bert, shape))
+        twin = get_peft_model(
+            nn.Sequential(linear),  # type: ignore[arg-type]  # any module will do
+            AdamssConfig(r=6, num_subspaces=3, subspace_rank=2, target_modules=["0"]),
+        ).base_model.model[0]
+        assert torch.equal(site.outputs, twin.scatter_index["default"])
+        assert torch.equal(site.layer.get_buffer("adamss_newB.default"), twin.get_buffer("adamss_newB.default"))
+        for name, row in site.layer.named_parameters():
+            assert row.shape == twin.get_parameter(name).shape
+            if "adamss_A" in name:  # drawn anew, in the span of the cluster's rows
+                torch.testing.assert_close(row @ row.t(), torch.eye(2))
+        assert adapters.n_parameters == count_parameters(adapters.configuration, shape).total
+
+
+def test_a_cluster_smaller_than_its_rank_is_refused(bert: PreTrainedModel) -> None:
+    shape = measure(bert, bert.config)
+    config = configuration(on_query("adamss", rank=8, subspaces=4, subspace_rank=8))
+    with pytest.raises(ModelError, match=r"adamss\.subspace_rank: a cluster of this map's outputs has fewer than 8"):
+        inject(bert, shape, config, seed=0)
 
 
 def test_lily_shares_a_among_neighbours_and_b_among_all_layers(bert: PreTrainedModel) -> None:
