@@ -41,11 +41,16 @@ OWN: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = MappingProxyType(
 
 OUTSIDE: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "CPT": "it needs the token numbers of a prompt written for one data set",
-        "FROD": "it decomposes the weights of all layers together, so no layer can have a size of its own",
-        "SHADOW": "it is a second model beside the first",
-        "TRAINABLE_TOKENS": "it trains rows of the embedding, which belong to no layer",
-        "XLORA": "it routes adapters that are trained already",
+        "CPT": "its virtual tokens are a written prompt with examples, and its loss wants the part (template, input or"
+        " answer) of every token of a row; a study's rows say neither",
+        "FROD": "one basis is decomposed from a site's weights in all layers before any layer starts, and the frozen"
+        " frames of a map hold more numbers than its weight; an adapter here starts from its own map",
+        "SHADOW": "it trains a second model of the base's class, whose state runs beside the hidden states through"
+        " PEFT's own forward of the whole model",
+        "TRAINABLE_TOKENS": "it trains the embeddings of tokens that are given by number, as those added for one data"
+        " set are; there is nothing to search in it",
+        "XLORA": "it trains a gate over LoRA adapters given as folders, and a trial starts with none; `mola` trains"
+        " experts and their gate together",
     }
 )
 """Types that are no methods, with the reason."""

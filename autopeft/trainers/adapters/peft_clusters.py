@@ -16,6 +16,7 @@ from autopeft.spaces.model_shape import Role, Site
 from autopeft.trainers.adapters.peft_build import ADAPTER, Recipe, frozen_linear, tuned
 
 TYPE: Final = "ADAMSS"
+_FRAME: Final = f"adamss_newB.{ADAPTER}"
 _TINY: Final = Site(name="tiny", d_in=2, d_out=2, bias=False, role=Role.OTHER)
 
 
@@ -48,5 +49,5 @@ def take_over(layer: AdamssLayer, fresh: AdamssLayer, *, rank: int) -> torch.Ten
         rows, given = (cast("nn.ParameterList", table[ADAPTER]) for table in (mine, theirs))
         for index, tensor in enumerate(given):
             rows[index] = nn.Parameter(tensor.detach().to(rows[index]))
-    layer.adamss_newB[ADAPTER].copy_(fresh.adamss_newB[ADAPTER])
+    cast("nn.Module", layer).get_buffer(_FRAME).copy_(cast("nn.Module", fresh).get_buffer(_FRAME))
     return cast("Mapping[str, torch.Tensor]", fresh.scatter_index)[ADAPTER]

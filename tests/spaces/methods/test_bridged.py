@@ -116,7 +116,7 @@ def test_a_row_of_the_table_has_a_cell_for_each_kind() -> None:
     rows = peft_table(("a", "b")).splitlines()
     assert rows[0] == "| PEFT type | method | a | b | note |"
     assert "| OFT | `oft` | yes | yes | The input turned by trained orthogonal blocks (Cayley transform). |" in rows
-    assert any(row.startswith("| XLORA |  | no | no | it routes adapters") for row in rows)
+    assert any(row.startswith("| XLORA |  | no | no | it trains a gate over LoRA adapters") for row in rows)
 
 
 def test_the_page_of_types_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
