@@ -64,9 +64,9 @@ else
         part 1800 "peft accelerate" single_trial.py words --model $model --tiny --epochs 1 --seeds 1 --rows 64 --sides guide
     done
 fi
-part 400 "peft" packing.py --device $device "${tiny[@]}"
+part 360 "peft" packing.py --device $device "${tiny[@]}"
 part 200 "triton" kernels.py --device $device "${tiny[@]}"
-part 180 "ray optuna mlflow datasets" whole_search.py --device $device "${tiny[@]}"
+part 160 "ray optuna mlflow datasets" whole_search.py --device $device "${tiny[@]}"
 
 echo "rows in $out, after $SECONDS s"
 [ ${#failed[@]} = 0 ] || { printf 'failed: %s\n' "${failed[@]}" >&2; exit 1; }
