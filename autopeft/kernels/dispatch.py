@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 import torch
 
-from autopeft.kernels.reference import low_rank
+from autopeft.kernels.reference import adamw, cross_entropy, low_rank, routing
 
 Backend = Literal["triton", "torch"]
 
@@ -30,7 +30,7 @@ class Operation:
     twin: Callable[..., Any]
     module: str
     """Its file in this package, which needs Triton."""
-    most_ranks: int
+    most_ranks: int = 256
     """Ranks of all targets together, each padded to a power of two, that its registers hold."""
 
     def kernel(self) -> Callable[..., Any]:
@@ -41,10 +41,14 @@ class Operation:
 
 OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
     {
-        "shrink": Operation(twin=low_rank.shrink, module="shrink", most_ranks=256),
-        "expand_add": Operation(twin=low_rank.expand_add, module="expand", most_ranks=256),
-        "expand_backward": Operation(twin=low_rank.expand_backward, module="backward_output", most_ranks=256),
-        "shrink_backward": Operation(twin=low_rank.shrink_backward, module="backward_input", most_ranks=256),
+        "shrink": Operation(twin=low_rank.shrink, module="shrink"),
+        "expand_add": Operation(twin=low_rank.expand_add, module="expand"),
+        "expand_backward": Operation(twin=low_rank.expand_backward, module="backward_output"),
+        "shrink_backward": Operation(twin=low_rank.shrink_backward, module="backward_input"),
+        "adamw_step": Operation(twin=adamw.adamw_step, module="adamw"),
+        "softmax_cross_entropy": Operation(twin=cross_entropy.softmax_cross_entropy, module="cross_entropy"),
+        "route": Operation(twin=routing.route, module="routing"),
+        "route_backward": Operation(twin=routing.route_backward, module="routing"),
     }
 )
 

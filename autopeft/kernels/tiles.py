@@ -87,7 +87,8 @@ def narrow(value, dtype: constexpr):
     """`value` in `dtype`, rounded to nearest even; the interpreter cuts bits off, so it is given what rounds so."""
     if INTERPRETED and (value.dtype == tl.float32) and (dtype == tl.bfloat16):
         bits = value.to(tl.int32, bitcast=True)
-        value = (bits + 0x7FFF + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -65536
+        value = bits.to(tl.float32, bitcast=True)
     return value.to(dtype)
 
 

@@ -4,6 +4,7 @@ Kernels run on a CUDA device or, on small shapes, under Triton's interpreter, wh
 imported: without a device the first test runs this file again in a process that has chosen it.
 """
 
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -16,6 +17,7 @@ from autopeft.kernels import dispatch, low_rank
 from autopeft.kernels.dispatch import OPERATIONS
 from autopeft.kernels.reference.philox import keep_mask
 from tests.kernels.cases import CALLS, CASES, Case, error, outputs
+from tests.kernels.test_adamw import rule
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -53,8 +55,35 @@ def test_a_kernel_errs_at_most_twice_as_much_as_its_twin_in_bf16(operation: str,
     for truth, twin, kernel, repeated in zip(truths, twins, kernels, again, strict=True):
         assert kernel.shape == twin.shape
         assert kernel.dtype == twin.dtype
-        assert error(kernel, truth) <= 2 * error(twin, truth) + EXACT * truth.norm().item()
+        assert error(kernel, truth) <= 2 * error(twin, truth) + EXACT * truth.double().norm().item()
         assert torch.equal(kernel, repeated)
+
+
+@runs_kernels
+def test_a_bank_too_large_for_one_launch_takes_two_and_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = importlib.import_module("autopeft.kernels.adamw")
+    case = next(case for case in CASES if case.name == "empty slots")
+    once = outputs("adamw_step", case, dtype=torch.float32, device=DEVICE, kernel=True)
+    monkeypatch.setattr(kernel, "ONE_LAUNCH", 1)
+    twice = outputs("adamw_step", case, dtype=torch.float32, device=DEVICE, kernel=True)
+    for one, two in zip(once, twice, strict=True):
+        assert torch.allclose(one, two, rtol=1e-5)
+
+
+@runs_kernels
+@pytest.mark.parametrize("launch", [1, 1 << 20])
+def test_a_gradient_that_is_not_finite_changes_nothing(monkeypatch: pytest.MonkeyPatch, launch: int) -> None:
+    kernel = importlib.import_module("autopeft.kernels.adamw")
+    monkeypatch.setattr(kernel, "ONE_LAUNCH", launch)
+    p, g, m, v = (torch.full((2, 7), value, device=DEVICE) for value in (1.0, 1.0, 0.5, 0.5))
+    g[0, 3] = torch.nan
+    steps = torch.zeros(2, dtype=torch.int32, device=DEVICE)
+    norms = kernel.adamw_step(p, g, m, v, steps, rule(2, DEVICE))
+    assert norms.isfinite().tolist() == [False, True]
+    assert steps.tolist() == [0, 1]
+    for tensor, value in ((p, 1.0), (m, 0.5), (v, 0.5)):
+        assert torch.equal(tensor[0], torch.full((7,), value, device=DEVICE))
+        assert not torch.equal(tensor[1], tensor[0])
 
 
 @runs_kernels
@@ -64,7 +93,7 @@ def test_a_kernel_is_exact_in_fp32_but_for_the_order_of_sums(operation: str) -> 
     truths = outputs(operation, case, dtype=torch.float64)
     kernels = outputs(operation, case, dtype=torch.float32, device=DEVICE, kernel=True)
     for truth, kernel in zip(truths, kernels, strict=True):
-        assert error(kernel, truth) <= EXACT * truth.norm().item()
+        assert error(kernel, truth) <= EXACT * truth.double().norm().item()
 
 
 @runs_kernels

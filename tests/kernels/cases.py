@@ -7,8 +7,11 @@ from typing import Any
 import torch
 
 from autopeft.kernels.dispatch import OPERATIONS
+from autopeft.kernels.reference.adamw import AdamW
+from autopeft.kernels.reference.cross_entropy import IGNORED
 from autopeft.kernels.slots import Slots
 
+N_EXPERTS = 4
 Tensors = dict[str, torch.Tensor]
 
 
@@ -56,8 +59,8 @@ def mixed_ranks(bank: torch.Tensor, dim: int) -> torch.Tensor:
     return bank
 
 
-def low_rank_tensors(case: Case) -> Tensors:
-    """Everything the operations of the low-rank branch take, fp32, of values that bf16 holds exactly."""
+def operands(case: Case) -> Tensors:
+    """Everything the operations take, fp32, of values that bf16 holds exactly."""
     torch.manual_seed(3)
     n, k = sum(case.lengths), len(case.lengths)
     shapes = {
@@ -68,6 +71,11 @@ def low_rank_tensors(case: Case) -> Tensors:
         "b": (k, case.d_out, case.rank),
         "y": (n, case.d_out),
         "dx": (n, case.d_in),
+        "logits": (n, N_EXPERTS),
+        "experts": (n, N_EXPERTS, case.rank),
+        "dh": (n, N_EXPERTS, case.rank),
+        "dp": (k, N_EXPERTS),
+        **dict.fromkeys("pgmv", (k, 2 * case.d_in + case.d_out)),
     }
     tensors = {name: torch.randn(shape).bfloat16().float() for name, shape in shapes.items()}
     mixed_ranks(tensors["a"], 2)
@@ -96,14 +104,57 @@ def _expand_backward(function: Callable[..., Any], t: Tensors, slots: Slots, cas
     return function(t["y"], t["s"], t["b"], slots, activation=case.activation)
 
 
+def _adamw_step(function: Callable[..., Any], t: Tensors, slots: Slots, case: Case) -> tuple[torch.Tensor, ...]:
+    n, device = len(slots), t["p"].device
+    p, m, v, steps = t["p"].clone(), t["m"].clone(), t["v"].square(), torch.arange(n, dtype=torch.int32, device=device)
+    rates = torch.linspace(1e-3, 1e-1, 3 * n, device=device).view(n, 3)
+    rule = AdamW(
+        learning_rate=rates,
+        weight_decay=rates.flip(0),
+        ends=torch.tensor([case.d_in, 2 * case.d_in, p.shape[1]], dtype=torch.int32, device=device),
+        betas=torch.tensor([[0.9, 0.999], [0.8, 0.99]], dtype=torch.float64, device=device).repeat(n, 1)[:n],
+        epsilon=torch.full((n,), 1e-8, device=device),
+        max_norm=torch.tensor([1.0, torch.inf], device=device).repeat(n)[:n],
+        active=torch.arange(n, device=device) != 2,
+    )
+    norms = function(p, t["g"], m, v, steps, rule)
+    return norms, p, m, v, steps
+
+
+def _cross_entropy(function: Callable[..., Any], t: Tensors, slots: Slots, case: Case) -> tuple[torch.Tensor, ...]:
+    logits = t["y"].clone()
+    labels = torch.arange(len(logits), device=logits.device) % case.d_out
+    labels[::3] = IGNORED
+    return function(logits, labels), logits
+
+
+def _routes(slots: Slots) -> tuple[torch.Tensor, ...]:
+    """Experts and choices of each slot, and which rows are real."""
+    device = slots.offsets.device
+    experts = torch.arange(len(slots), dtype=torch.int32, device=device) % N_EXPERTS + 1
+    return experts, experts.clamp(max=2), torch.arange(slots.n_rows, device=device) % 4 != 3
+
+
+def _route(function: Callable[..., Any], t: Tensors, slots: Slots, case: Case) -> tuple[torch.Tensor, ...]:
+    return function(t["logits"], t["experts"], slots, *_routes(slots))
+
+
+def _route_backward(function: Callable[..., Any], t: Tensors, slots: Slots, case: Case) -> tuple[torch.Tensor, ...]:
+    return function(t["dh"], t["dp"], t["logits"], t["experts"], slots, *_routes(slots))
+
+
 CALLS: Mapping[str, Call] = {
     "shrink": _shrink,
     "shrink_backward": _shrink_backward,
     "expand_add": _expand_add,
     "expand_backward": _expand_backward,
+    "adamw_step": _adamw_step,
+    "softmax_cross_entropy": _cross_entropy,
+    "route": _route,
+    "route_backward": _route_backward,
 }
-MASTERS = ("a", "b")
-"""Trainable factors, which stay fp32 where the activations are bf16."""
+MASTERS = frozenset({"a", "b", "p", "g", "m", "v", "dp"})
+"""Trainable factors and what belongs to them, which stay fp32 where the activations are bf16."""
 
 
 def outputs(
@@ -112,7 +163,7 @@ def outputs(
     """What the twin, or the kernel, of `operation` gives for activations of `dtype`."""
     tensors = {
         name: value.to(device, torch.float32 if name in MASTERS and dtype != torch.float64 else dtype)
-        for name, value in low_rank_tensors(case).items()
+        for name, value in operands(case).items()
     }
     row = OPERATIONS[operation]
     return CALLS[operation](row.kernel() if kernel else row.twin, tensors, case.slots(device), case)
