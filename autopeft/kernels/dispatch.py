@@ -29,7 +29,7 @@ class Operation:
 
     twin: Callable[..., Any]
     module: str
-    """Its file in this package, which needs Triton."""
+    """Its file in this package."""
     most_ranks: int = 256
     """Ranks of all targets together, each padded to a power of two, that its registers hold."""
 
