@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from autopeft.studies.session import search
     from autopeft.studies.study import Study
     from autopeft.studies.train import train
+    from autopeft.studies.transfer import transfer
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ __all__ = [
     "load",
     "search",
     "train",
+    "transfer",
 ]
 
 _HOMES = {
@@ -34,6 +36,7 @@ _HOMES = {
     "import_studies": "autopeft.studies.library",
     "load": "autopeft.studies.loading",
     "train": "autopeft.studies.train",
+    "transfer": "autopeft.studies.transfer",
 }
 """Where each public name lives; loaded on first use, so that importing the package costs nothing."""
 

@@ -197,6 +197,36 @@ def train(
 
 
 @app.command()
+def transfer(
+    study: StudyName,
+    to: Annotated[
+        Path, typer.Option("--to", metavar="STUDY2.yaml", help="The study file of the new task.", show_default=False)
+    ],
+    mode: Annotated[str, typer.Option("--mode", metavar="MODE", help="replay: train the front as it is.")] = "replay",
+    storage: Storage = DEFAULT_STORAGE,
+    settings: Settings = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Carry a front to another task, or to another model."""
+    from autopeft.studies.commands import transfer as run
+
+    raise typer.Exit(
+        run(
+            study,
+            to=to,
+            mode=mode,
+            storage=storage,
+            settings=settings or (),
+            as_json=as_json,
+            quiet=quiet,
+            verbose=verbose,
+        )
+    )
+
+
+@app.command()
 def studies(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[STUDY]...", help="With --export: which ones.", show_default=False)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from autopeft.studies.handover import Export
     from autopeft.studies.options import ExportOptions
 
+FINISHED = (StopReason.BUDGET, StopReason.EXHAUSTED)
+"""Why a study stopped that has nothing left to do."""
 N_SAMPLES = 256
 """Configurations looked at for the predicted ranges that `check` shows."""
 
@@ -51,7 +53,34 @@ def search(file: Path, *, storage: str, settings: Sequence[str], as_json: bool, 
     study = Study(load_spec(file, settings=settings), storage=storage)
     reason = run_session(study, mode=choose_mode(sys.stderr, quiet=quiet, as_json=as_json))
     show_front(study, as_json=as_json)
-    return 0 if reason in (StopReason.BUDGET, StopReason.EXHAUSTED) else 1
+    return 0 if reason in FINISHED else 1
+
+
+def transfer(
+    study: str,
+    *,
+    to: Path,
+    mode: str,
+    storage: str,
+    settings: Sequence[str],
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """Replay a front on another task; the exit status."""
+    from autopeft.studies.replay_table import replay_table
+    from autopeft.studies.transfer import check_mode, run_replay
+
+    check_mode(mode)
+    if verbose:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    shown = choose_mode(sys.stderr, quiet=quiet, as_json=as_json)
+    replay, reason = run_replay(study, load_spec(to, settings=settings), storage=storage, mode=shown)
+    if as_json:
+        print_json(replay.to_json())
+    else:
+        print_table(replay_table(replay, shape=Study.open(replay.study, storage=storage).shape()))
+    return 0 if reason in FINISHED else 1
 
 
 def check(file: Path, *, storage: str, settings: Sequence[str], as_json: bool) -> None:

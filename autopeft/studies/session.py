@@ -17,7 +17,7 @@ from autopeft.studies.notes import StudyInfo
 from autopeft.studies.outbox import outbox_path
 from autopeft.studies.progress import ProgressMode, ProgressReporter, choose_mode
 from autopeft.studies.spec import RunSpec, StudySpec
-from autopeft.studies.study import DEFAULT_STORAGE, Study
+from autopeft.studies.study import DEFAULT_STORAGE, Given, Study
 
 _DONE = (StopReason.BUDGET, StopReason.EXHAUSTED)
 MIRROR_SECONDS = 30.0
@@ -56,16 +56,23 @@ def search(
     return opened
 
 
-def run_session(study: Study, *, mode: ProgressMode, listeners: Sequence[Listener] = ()) -> StopReason:
+def run_session(
+    study: Study,
+    *,
+    mode: ProgressMode,
+    listeners: Sequence[Listener] = (),
+    bound: BoundStudy | None = None,
+    given: Given | None = None,
+) -> StopReason:
     """Run `study` with progress on stderr and, where its file asks for tracking, the mirror beside it."""
-    bound = bind_study(study.spec)
+    bound = bound or bind_study(study.spec)
     reporter = ProgressReporter(sys.stderr, mode, shape=bound.space.shape, epochs=study.spec.training.epochs)
     with ExitStack() as stack:
         stack.callback(reporter.close)
         watching: list[Listener] = [reporter.on_event, *listeners]
         if study.spec.mlflow is not None:
             watching.append(_mirrored(study, bound, reporter, stack))
-        reason = study.run(bound=bound, listeners=watching)
+        reason = study.run(bound=bound, given=given, listeners=watching)
     if reason in _DONE and study.spec.confirm.after_search:
         reason = _confirm_chosen(study, bound, mode=mode)
     return reason

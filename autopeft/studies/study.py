@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from autopeft.errors import NotFoundError
 from autopeft.objectives.front import FrontPoint
 from autopeft.objectives.objective import METRICS
-from autopeft.search.searcher import SearchProblem
+from autopeft.search.searcher import AbstractSearcher, SearchProblem
 from autopeft.search.trial import History
+from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.definition import SpaceDefinition
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.studies.artifacts import Artifacts
@@ -31,6 +33,26 @@ if TYPE_CHECKING:
     from autopeft.studies.report import StudyReport
 
 DEFAULT_STORAGE = "sqlite:///autopeft.db"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """Configurations that a study trains in this order instead of searching."""
+
+    configurations: tuple[Configuration, ...]
+    origin: Mapping[str, object]
+    """Where they come from; a part of the study's definition."""
+
+
+@final
+class _InOrder(AbstractSearcher):
+    """Proposes each of the given configurations once."""
+
+    def __init__(self, configurations: Sequence[Configuration]) -> None:
+        self._configurations = tuple(configurations)
+
+    def ask(self, history: History, n: int) -> Sequence[Configuration]:
+        return [row for row in self._configurations if row.id not in history.ids][:n]
 
 
 @final
@@ -110,6 +132,7 @@ class Study:
         self,
         *,
         bound: "BoundStudy | None" = None,
+        given: Given | None = None,
         listeners: Sequence[Listener] = (),
         stop: StopRequest | None = None,
     ) -> StopReason:
@@ -117,6 +140,7 @@ class Study:
 
         Args:
             bound: The study as bound to its model and data already; None binds it now.
+            given: What to train instead of searching.
             listeners: Told of every event.
             stop: Raised by the caller to stop it; None when only signals do.
 
@@ -141,7 +165,7 @@ class Study:
         )
         plan = Plan(
             space=space,
-            searcher=make_searcher(spec.search.engine, problem),
+            searcher=_InOrder(given.configurations) if given else make_searcher(spec.search.engine, problem),
             seed=spec.search.seed,
             n_trials=spec.search.trials,
             epochs=spec.training.epochs,
@@ -150,6 +174,7 @@ class Study:
         )
         identity = json.loads(space.fingerprint()) | {"content": content_of(spec)}
         identity |= {LAYER_PRIOR: prior.to_json()} if prior else {}
+        identity |= {"given": dict(given.origin)} if given else {}
         definition = StudyDefinition(objectives=spec.objectives, spec=spec.to_mapping(), space=identity)
         with StudyStorage.open(self.storage, create=True) as storage:
             stored = storage.create(self.name, definition, harmless=(*HARMLESS, *PLACES))
