@@ -163,7 +163,7 @@ def publish_studies(engine: "Engine", names: Mapping[int, str], *, key: str, val
                 connection.execute(insert(StudyUserAttributeModel).values(**row))
     except IntegrityError:
         taken = ", ".join(repr(name) for name in names.values())
-        raise StorageError(f"storage: a study called {taken} was made meanwhile", hint="run it again") from None
+        raise StorageError(f"storage: one of the studies {taken} was made meanwhile", hint="run it again") from None
 
 
 def _check_file(database: str | None, name: str, *, create: bool) -> None:

@@ -27,7 +27,7 @@ _FORMAT = "format"
 
 
 def export_studies(names: Sequence[str], out: str | Path, *, storage: str = DEFAULT_STORAGE) -> Path:
-    """Write studies with all they know into one new file; trained weights stay where they are.
+    """Write studies with all they know, confirmations too, into one new file; trained weights stay where they are.
 
     The address of a tracking server is left out: it may hold a password, and it is nobody else's.
 
@@ -50,7 +50,7 @@ def export_studies(names: Sequence[str], out: str | Path, *, storage: str = DEFA
     if twice:
         raise SpecError(f"--export: {', '.join(twice)} is named twice", hint="name each study once")
     with StudyStorage.open(storage) as there:
-        found = [_read(there, name) for name in names]
+        found = [_read(there, name) for chosen in names for name in (chosen, *_serving(there, chosen))]
     path = Path(out)
     write_studies(path, found)
     return path
@@ -77,7 +77,12 @@ def import_studies(file: str | Path, *, storage: str = DEFAULT_STORAGE) -> tuple
     _check_names(studies, storage)
     with StudyStorage.open(storage, create=True) as there:
         _write(there, studies)
-    return tuple(study.name for study in studies)
+    return tuple(study.name for study in studies if "/" not in study.name)
+
+
+def _serving(storage: StudyStorage, name: str) -> list[str]:
+    """The studies that only serve the one called `name`: its confirmations and baselines."""
+    return sorted(other for other in storage.names() if other.startswith(f"{name}/"))
 
 
 def _read(storage: StudyStorage, name: str) -> PortableStudy:
@@ -134,6 +139,7 @@ def _check_names(studies: Sequence[PortableStudy], storage: str) -> None:
         with StudyStorage.open(storage) as there, translated(there.name):
             known = {study.study_name for study in there.database.get_all_studies()}
             taken = [study.name for study in studies if study.name in known]
+            taken = [name for name in taken if "/" not in name] or taken
             if taken:
                 raise StorageError(
                     f"storage {there.name}: has a study {', '.join(map(repr, taken))} already; nothing was imported",

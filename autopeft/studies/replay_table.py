@@ -22,7 +22,7 @@ def replay_table(replay: Replay, *, shape: ModelShape | None = None) -> Renderab
         shape: The new study's model.
     """
     right = {"justify": "right", "no_wrap": True}
-    values = [(objective.label or objective.name, right) for objective in replay.objectives]
+    values = [(objective.name.replace("_", " "), right) for objective in replay.objectives]
     table = DescribedRows(
         columns=[("from", right), ("trial", right), *values],
         text_head="configuration",
@@ -39,7 +39,7 @@ def summary_lines(replay: Replay) -> Iterator[str]:
     yield kept if exact == len(replay.points) else f"{kept}; the others are guesses{left}"
     noun = "training" if len(replay.history) == 1 else "trainings"
     yield f"cost: {len(replay.history)} {noun}, {human_seconds(replay.seconds)}"
-    yield f"reachable: {replay.unknown or _verdict(replay.reachable)}"
+    yield f"reachable: {f'unknown; {replay.unknown}' if replay.reachable is None else _verdict(replay.reachable)}"
 
 
 def _left_out(replay: Replay) -> str:
@@ -47,8 +47,7 @@ def _left_out(replay: Replay) -> str:
     return f", {n} could not be had in the new space" if n else ""
 
 
-def _verdict(known: Reachable | None) -> str:
-    assert known is not None, "what is not unknown is known"
+def _verdict(known: Reachable) -> str:
     if known.replayed is None or known.searched is None:
         return f"nothing; neither the replay nor the {known.trials} trials of {known.study} reach any volume"
     passed = "never had as much" if known.passed_at is None else f"had as much after {known.passed_at} of its trials"

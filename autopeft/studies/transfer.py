@@ -87,7 +87,10 @@ def run_replay(
             hint="give the new study a space with the same methods",
         )
     renamed = replace(
-        spec, study=_replay_name(spec, name), search=SearchSettings(trials=len(kept), seed=spec.search.seed)
+        spec,
+        study=_replay_name(spec, name),
+        search=SearchSettings(trials=len(kept), seed=spec.search.seed),
+        confirm=replace(spec.confirm, after_search=False),
     )
     replay = Study(renamed, storage=storage)
     origin = {"study": name, "trials": [point.source.trial for point in points]}
@@ -147,10 +150,10 @@ def _compared(spec: StudySpec, replay: str, history: History, *, storage: str) -
     hint = f"search it (the study {spec.study}) and run this again, which trains nothing twice"
     with StudyStorage.open(storage) as there:
         if spec.study not in {summary.name for summary in there.studies()}:
-            return None, f"unknown: no study {spec.study} in the storage has searched this task; {hint}"
+            return None, f"no study {spec.study} in the storage has searched this task; {hint}"
         searched, mine = there.study(spec.study), there.study(replay)
         why = incomparable(searched.definition, mine.definition)
         if why:
-            return None, f"unknown: the study {spec.study} in the storage measures otherwise: {why}"
+            return None, f"the study {spec.study} in the storage measures otherwise: {why}"
         found = reachable(spec.study, searched.history(), history, spec.objectives)
-    return found, "" if found else f"unknown: no trial of the study {spec.study} has completed; {hint}"
+    return found, "" if found else f"no trial of the study {spec.study} has completed; {hint}"

@@ -39,7 +39,9 @@ def fill(url: str, *names: str) -> None:
                 name, StudyDefinition(objectives=OBJECTIVES, spec=spec.to_mapping(), space=identity)
             )
             write_trials(stored.start, stored.finish, SPACE, seed=seed)
-            stored.set_attr("confirmed", {"trial": 1, "accuracy": 0.1 + 0.2})
+            stored.set_attr("noted", {"trial": 1, "accuracy": 0.1 + 0.2})
+            serving = storage.create(f"{name}/confirm", stored.definition)
+            write_trials(serving.start, serving.finish, SPACE, seed=seed + 10)
 
 
 def write_trials(
@@ -88,7 +90,9 @@ def test_a_round_trip_gives_the_same_front_trials_and_history(url: str, tmp_path
         assert new.shape() == old.shape()
         with StudyStorage.open(url) as one, StudyStorage.open(there) as other:
             assert other.study(name).runs() == one.study(name).runs()
-            assert other.study(name).get_attr("confirmed") == {"trial": 1, "accuracy": 0.1 + 0.2}
+            assert other.study(f"{name}/confirm").runs() == one.study(f"{name}/confirm").runs()
+            assert other.names() == one.names()
+            assert other.study(name).get_attr("noted") == {"trial": 1, "accuracy": 0.1 + 0.2}
             (left,) = other.study(name).definition.differences(one.study(name).definition)[:1] or ("",)
             assert left == ""
     again = export_studies(["rte", "cola"], tmp_path / "again.autopeft", storage=there)
@@ -112,7 +116,7 @@ def test_optuna_sees_the_same_parameters_and_values(url: str, tmp_path: Path) ->
 def test_no_password_and_no_driver_leaves_the_storage(url: str, tmp_path: Path) -> None:
     with StudyStorage.open(url) as storage, StudyLock(storage.study("rte")):
         file = export_studies(["rte"], tmp_path / "f", storage=url)
-    (study,) = read_studies(file)
+    study, _ = read_studies(file)
     text = json.dumps(study.attrs)
     assert "secret" not in text
     assert "driver" not in study.attrs
@@ -234,7 +238,7 @@ def test_a_name_taken_while_the_file_was_read_refuses_it(
     fill(there, "rte")
     before = dump(tmp_path / "new.db")
     monkeypatch.setattr(library, "_check_names", lambda *_: None)
-    with pytest.raises(StorageError, match="'rte' was made meanwhile"):
+    with pytest.raises(StorageError, match="one of the studies 'rte', 'rte/confirm' was made meanwhile"):
         import_studies(file, storage=there)
     assert dump(tmp_path / "new.db") == before
 
