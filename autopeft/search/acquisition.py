@@ -73,16 +73,34 @@ class FreeRegion:
         Returns:
             `[n]`, >= 0, in the product of the objectives' units. Cost: O(n b (u + k)).
         """
+        return self.averaged_improvement(mean[None], deviation[None], costs=costs)
+
+    def averaged_improvement(self, means: Array, deviations: Array, *, costs: Array) -> Array:
+        """`expected_improvement` averaged over s posteriors: what a mixture of them expects.
+
+        Args:
+            means: `[s, n, u]`, or `[s, n]` for one uncertain objective.
+            deviations: In the same shape.
+            costs: `[n, k]`, the same for all.
+        """
         n, uncertain = len(costs), self.low.shape[1] - costs.shape[1]
-        means, deviations = mean.reshape(n, uncertain), deviation.reshape(n, uncertain)
-        gains = np.ones((n, len(self.low)))
-        for index in range(uncertain):
-            of = (means[:, index], deviations[:, index])
+        shape = (len(means), n, uncertain)
+        cheaper = np.ones((n, len(self.low)))
+        for index, column in enumerate(costs.T, start=uncertain):
+            cheaper *= np.maximum(self.high[:, index] - np.maximum(self.low[:, index], column[:, None]), 0.0)
+        better = np.zeros((n, len(self.low)))
+        for mean, deviation in zip(means.reshape(shape), deviations.reshape(shape), strict=True):
+            better += self._reached(mean, deviation)
+        return (cheaper * better).sum(axis=1) / len(means)
+
+    def _reached(self, mean: Array, deviation: Array) -> Array:
+        """`[n, b]` expected extent within every box of what `[n, u]` uncertain objectives improve."""
+        gains = np.ones((len(mean), len(self.low)))
+        for index in range(mean.shape[1]):
+            of = (mean[:, index], deviation[:, index])
             reached = _partial_mean(self.high[:, index], *of) - _partial_mean(self.low[:, index], *of)
             gains *= np.maximum(reached, 0.0)
-        for index, column in enumerate(costs.T, start=uncertain):
-            gains *= np.maximum(self.high[:, index] - np.maximum(self.low[:, index], column[:, None]), 0.0)
-        return gains.sum(axis=1)
+        return gains
 
 
 def _without(low: Array, high: Array, point: Array) -> Iterator[tuple[Array, Array]]:

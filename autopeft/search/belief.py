@@ -13,7 +13,7 @@ from autopeft.search.acquisition import FreeRegion
 from autopeft.search.costs import Cost, cost_of
 from autopeft.search.observations import front_points, outcomes
 from autopeft.search.searcher import SearchProblem
-from autopeft.search.surrogate import GaussianProcess, SurrogateError, fit
+from autopeft.search.surrogate import Averaged, SurrogateError, fit
 from autopeft.search.trial import History
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
@@ -29,7 +29,7 @@ class Belief:
     """Losses of configurations as believed, the uncertain objective first; immutable but for what it remembers."""
 
     space: SearchSpace
-    process: GaussianProcess | None
+    process: Averaged | None
     """Posterior of the uncertain objective; None when every objective is known, the first then takes its place."""
     costs: tuple[Cost, ...]
     """The other objectives (all objectives when `process` is None)."""
@@ -66,7 +66,7 @@ class Belief:
         belief = cls(
             space=problem.space,
             process=process,
-            costs=tuple(cost_of(problem.space, one, history) for one in known),
+            costs=tuple(cost_of(problem.space, one, history, seed=problem.seed) for one in known),
             losses=np.empty((0, len(objectives))),
             origin=origin,
             scale=reference_point(measured, objectives) - origin,
@@ -85,9 +85,9 @@ class Belief:
         """
         if not pending:
             return self
-        mean, _, costs = self._predict(pending)
+        means, _, costs = self._predict(pending)
         process = self.process.fantasise(self._featured(pending)) if self.process is not None else None
-        rows = np.column_stack([mean, costs])
+        rows = np.column_stack([means.mean(axis=0), costs])
         return replace(
             self,
             process=process,
@@ -111,7 +111,7 @@ class Belief:
         return np.column_stack([mean, measured[:, 1:]])
 
     def _predict(self, configurations: Sequence[Configuration]) -> tuple[Array, Array, Array]:
-        """Scaled `[n]` mean and `[n]` deviation of the uncertain objective, `[n, k]` scaled costs."""
+        """Scaled: `[s, n]` means and deviations of the uncertain objective by each of s processes; `[n, k]` costs."""
         features = self._featured(configurations)
         missing = [index for index, one in enumerate(configurations) if one not in self._costs]
         if missing and self.costs:
@@ -122,10 +122,10 @@ class Belief:
         costs = np.array(rows).reshape(len(configurations), len(self.costs))
         if self.process is None:
             scaled = (costs - self.origin) / self.scale
-            return scaled[:, 0], np.zeros(len(scaled)), scaled[:, 1:]
-        mean, deviation = self.process.posterior(features)
+            return scaled[None, :, 0], np.zeros((1, len(scaled))), scaled[:, 1:]
+        means, deviations = self.process.posteriors(features)
         scaled_costs = (costs - self.origin[1:]) / self.scale[1:]
-        return (mean - self.origin[0]) / self.scale[0], deviation / self.scale[0], scaled_costs
+        return (means - self.origin[0]) / self.scale[0], deviations / self.scale[0], scaled_costs
 
     def _featured(self, configurations: Sequence[Configuration]) -> Array:
         for one in configurations:
@@ -143,9 +143,9 @@ class Improvement:
 
     def __call__(self, configurations: Sequence[Configuration]) -> Array:
         """`[n]` expected gains; with nothing uncertain, cheaper ones win among those that gain nothing."""
-        mean, deviation, costs = self.belief._predict(configurations)
-        gains = self.region.expected_improvement(mean, deviation, costs=costs)
-        return gains if self.belief.process is not None else gains - _TIE_BREAK * (mean + costs.sum(axis=1))
+        means, deviations, costs = self.belief._predict(configurations)
+        gains = self.region.averaged_improvement(means, deviations, costs=costs)
+        return gains if self.belief.process is not None else gains - _TIE_BREAK * (means[0] + costs.sum(axis=1))
 
 
 def ordered(objectives: Sequence[Objective]) -> tuple[Objective, ...]:
@@ -156,9 +156,9 @@ def ordered(objectives: Sequence[Objective]) -> tuple[Objective, ...]:
     return (first, *(one for one in objectives if one is not first))
 
 
-def _fitted(problem: SearchProblem, history: History, objective: Objective) -> GaussianProcess:
+def _fitted(problem: SearchProblem, history: History, objective: Objective) -> Averaged:
     found = outcomes(history, objective)
     if len(found) < MIN_OUTCOMES:
         raise SurrogateError(f"{len(found)} outcomes of {objective.name}, {MIN_OUTCOMES} are needed")
     x = np.array([problem.space.features(one) for one in found.configurations])
-    return fit(x, found.losses)
+    return fit(x, found.losses, seed=problem.seed)

@@ -1,13 +1,12 @@
 """What a surrogate believes of trials that were run: their scores without the luck of one run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from autopeft.objectives.objective import Objective
 from autopeft.search.observations import outcomes
-from autopeft.search.surrogate import GaussianProcess, SurrogateError, condition, fit, one_thread
+from autopeft.search.surrogate import SurrogateError, fit, one_thread
 from autopeft.search.trial import History, Trial
 from autopeft.spaces.space import SearchSpace
 
@@ -18,7 +17,7 @@ Beliefs = Mapping[int, tuple[float, float]]
 """By trial number: mean and standard deviation of an objective without noise, in its own unit."""
 
 
-def believe(space: SearchSpace, history: History, objective: Objective, *, noise: float = 0.0) -> Beliefs:
+def believe(space: SearchSpace, history: History, objective: Objective, *, noise: float = 0.0, seed: int) -> Beliefs:
     """The posterior of `objective` at every completed trial; empty where no surrogate can be fitted.
 
     The best of many noisy scores is above its own mean; a posterior mean is drawn towards those of its neighbours by
@@ -30,6 +29,7 @@ def believe(space: SearchSpace, history: History, objective: Objective, *, noise
         objective: What is believed of.
         noise: Variance between runs of one configuration, where it was measured: the surrogate's own estimate is raised
             to it. From a few trials that estimate is often near zero, and would then believe what it saw.
+        seed: Of the draws of the surrogate's hyper-parameters.
     """
     found = outcomes(history, objective)
     trials = [trial for trial in history.completed if trial.configuration in set(found.configurations)]
@@ -37,8 +37,8 @@ def believe(space: SearchSpace, history: History, objective: Objective, *, noise
         return {}
     try:
         with one_thread():
-            process = fit(np.array([space.features(one) for one in found.configurations]), found.losses)
-            process = _with_noise(process, noise)
+            x = np.array([space.features(one) for one in found.configurations])
+            process = fit(x, found.losses, seed=seed, noise=noise)
             mean, deviation = process.posterior(np.array([space.features(trial.configuration) for trial in trials]))
     except SurrogateError:
         return {}
@@ -46,20 +46,6 @@ def believe(space: SearchSpace, history: History, objective: Objective, *, noise
         trial.number: (objective.from_loss(float(loss)), float(spread))
         for trial, loss, spread in zip(trials, mean, deviation, strict=True)
     }
-
-
-def _with_noise(process: GaussianProcess, noise: float) -> GaussianProcess:
-    """The same process with at least this variance of the noise, in the outcome's unit squared."""
-    known = noise / process.scale**2
-    if known <= process.hyperparameters.noise:
-        return process
-    return condition(
-        replace(process.hyperparameters, noise=known),
-        process.x,
-        process.z,
-        location=process.location,
-        scale=process.scale,
-    )
 
 
 def best_believed(trials: Sequence[Trial], beliefs: Beliefs, objective: Objective) -> Trial | None:

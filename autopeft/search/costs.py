@@ -11,7 +11,7 @@ from autopeft.objectives.objective import Knowledge, Objective
 from autopeft.objectives.pareto import Array
 from autopeft.objectives.residual import Residual
 from autopeft.search.observations import outcomes
-from autopeft.search.surrogate import GaussianProcess, SurrogateError, fit
+from autopeft.search.surrogate import Averaged, SurrogateError, fit
 from autopeft.search.trial import History
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
@@ -67,23 +67,23 @@ class Learned:
     Right for costs that vary smoothly and with little noise, such as seconds; its own uncertainty is ignored.
     """
 
-    process: GaussianProcess | None
+    process: Averaged | None
     """None before there is anything to learn from: every configuration then costs `constant`."""
     constant: float
     logarithm: bool
 
     @classmethod
-    def of(cls, space: SearchSpace, objective: Objective, history: History) -> "Learned":
+    def of(cls, space: SearchSpace, objective: Objective, history: History, *, seed: int) -> "Learned":
         found = outcomes(history, objective)
         rows = [index for index, measured in enumerate(found.observed) if measured]
         losses = found.losses[rows]
         logarithm = bool(len(losses)) and bool((losses > 0).all())
         constant = float(np.median(losses)) if len(losses) else 1.0
-        process: GaussianProcess | None = None
+        process: Averaged | None = None
         if len(losses) > 1:
             x = np.array([space.features(found.configurations[index]) for index in rows])
             try:
-                process = fit(x, np.log(losses) if logarithm else losses)
+                process = fit(x, np.log(losses) if logarithm else losses, seed=seed)
             except SurrogateError as error:
                 _LOG.warning("no surrogate for %s, taken as constant: %s", objective.name, error)
         return cls(process=process, constant=constant, logarithm=logarithm)
@@ -95,7 +95,7 @@ class Learned:
         return np.exp(mean) if self.logarithm else mean
 
 
-def cost_of(space: SearchSpace, objective: Objective, history: History) -> Cost:
+def cost_of(space: SearchSpace, objective: Objective, history: History, *, seed: int) -> Cost:
     """How the candidates' losses of `objective` are had: exactly, predicted, or learned from `history`.
 
     A predicted objective for which the space has no predictor is learned.
@@ -105,4 +105,4 @@ def cost_of(space: SearchSpace, objective: Objective, history: History) -> Cost:
     foretold = space.predicted(history.trials[0].configuration) if len(history) else {}
     if objective.knowledge is Knowledge.PREDICTED and objective.name in foretold:
         return Predicted.of(space, objective, history)
-    return Learned.of(space, objective, history)
+    return Learned.of(space, objective, history, seed=seed)

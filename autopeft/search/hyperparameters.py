@@ -18,7 +18,6 @@ MAX_ITERATIONS = 75
 
 LENGTHSCALE_BOUNDS = (2.5e-2, 1e4)
 NOISE_BOUNDS = (1e-4, 1e2)
-_NOISE_PRIOR = (-4.0, 1.0)
 _SQRT5 = float(np.sqrt(5.0))
 
 
@@ -45,30 +44,49 @@ class Hyperparameters:
 
 
 @final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prior:
+    """Log-normal priors, each as (location, scale) of the logarithm; the constant's is flat."""
+
+    lengthscales: tuple[float, float]
+    """The location is that for one dimension; it grows by log(d) / 2 with the dimension, so that the typical distance
+    of two points in length-scales does not grow."""
+    noise: tuple[float, float]
+
+
+MAXIMISED = Prior(lengthscales=(float(np.sqrt(2.0)), float(np.sqrt(3.0))), noise=(-4.0, 1.0))
+"""BoTorch's, made to be maximised.
+
+Source: Hvarfner, Hellsten and Nardi 2024, "Vanilla Bayesian Optimization Performs Great in High Dimensions".
+"""
+
+
+@final
 class Density:
     """Log density of hyper-parameters given standardised outcomes `z` `[n]` at `x` `[n, d]`.
 
-    Priors: length-scales log-normal(sqrt 2 + log(d) / 2, sqrt 3), so that the typical distance of two points in length-
-    scales does not grow with the dimension; noise log-normal(-4, 1); the constant flat. As density of the length-scales
-    and the noise themselves, whose maximum is BoTorch's.
-
-    Source: Hvarfner, Hellsten and Nardi 2024, "Vanilla Bayesian Optimization Performs Great in High Dimensions".
+    As density of the length-scales and the noise themselves, not of their logarithms. `least_noise` is a bound below
+    which the noise is known not to be.
     """
 
-    def __init__(self, x: Array, z: Array) -> None:
+    def __init__(self, x: Array, z: Array, *, prior: Prior = MAXIMISED, least_noise: float = 0.0) -> None:
         self.x, self.z = x, z
-        self._location = float(np.sqrt(2.0) + np.log(max(x.shape[1], 1)) / 2)
+        self._noise_bounds = (max(NOISE_BOUNDS[0], least_noise), max(NOISE_BOUNDS[1], 2 * least_noise))
+        location, scale = prior.lengthscales
+        self._lengthscales = (location + float(np.log(max(x.shape[1], 1))) / 2, scale)
+        self._noise = prior.noise
 
     def start(self) -> Array:
         """`[d + 2]` the priors' modes."""
-        d = self.x.shape[1]
-        lengthscale = np.log(np.clip(np.exp(self._location - 3.0), *LENGTHSCALE_BOUNDS))
-        return np.array([*np.full(d, lengthscale), _NOISE_PRIOR[0] - 1.0, 0.0])
+        lengthscale, noise = (location - scale**2 for location, scale in (self._lengthscales, self._noise))
+        lengthscale = np.log(np.clip(np.exp(lengthscale), *LENGTHSCALE_BOUNDS))
+        noise = np.log(np.clip(np.exp(noise), *self._noise_bounds))
+        return np.array([*np.full(self.x.shape[1], lengthscale), noise, 0.0])
 
     def bounds(self) -> list[tuple[float, float]]:
         """Of every entry of a vector."""
         low, high = np.log(LENGTHSCALE_BOUNDS)
-        return [(low, high)] * self.x.shape[1] + [tuple(np.log(NOISE_BOUNDS)), (-5.0, 5.0)]
+        return [(low, high)] * self.x.shape[1] + [tuple(np.log(self._noise_bounds)), (-5.0, 5.0)]
 
     def __call__(self, vector: Array) -> tuple[float, Array]:
         """Log density at `vector` `[d + 2]` (see `Hyperparameters.vector`) and its `[d + 2]` gradient.
@@ -99,8 +117,8 @@ class Density:
     def _prior(self, vector: Array) -> tuple[float, Array]:
         value, gradient = 0.0, np.zeros(len(vector))
         for part, (location, scale) in (
-            (slice(0, -2), (self._location, np.sqrt(3.0))),
-            (slice(-2, -1), _NOISE_PRIOR),
+            (slice(0, -2), self._lengthscales),
+            (slice(-2, -1), self._noise),
         ):
             logs = vector[part]
             apart = (logs - location) / scale
@@ -109,13 +127,13 @@ class Density:
         return value, gradient
 
 
-def likeliest(x: Array, z: Array) -> Hyperparameters:
+def likeliest(x: Array, z: Array, *, least_noise: float = 0.0) -> Hyperparameters:
     """Maximum a posteriori for standardised outcomes `z` `[n]` at `x` `[n, d]`; deterministic.
 
     Raises:
         LinAlgError: No start has a finite density.
     """
-    density = Density(x, z)
+    density = Density(x, z, least_noise=least_noise)
     found = minimize(
         _negative(density),
         density.start(),

@@ -120,12 +120,13 @@ class AutoPeftSampler(BaseSampler):
             np.array([one.values for one in completed]),
             known=self._known,
             directions=[_DIRECTIONS[direction] for direction in study.directions],
+            seed=self._seed,
         ).fantasise([space.point(one.params) for one in pending])
         region = FreeRegion.of(belief.losses, np.ones(belief.losses.shape[1]))
         parents = [belief.points[index] for index in np.flatnonzero(non_dominated(belief.losses))]
 
         def score(candidates: Sequence[Point]) -> Array:
-            mean, deviation, costs = belief.predict(candidates)
-            return region.expected_improvement(mean, deviation, costs=costs)
+            means, deviations, costs = belief.predict(candidates)
+            return region.averaged_improvement(means, deviations, costs=costs)
 
         return best_candidate(space, score, parents=parents, excluded=set(belief.points), rng=rng)

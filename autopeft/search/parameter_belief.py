@@ -11,7 +11,7 @@ from autopeft.objectives.objective import Direction, Knowledge, Objective
 from autopeft.objectives.pareto import Array
 from autopeft.objectives.reference import outlier_limit, reference_point
 from autopeft.search.parameter_space import ParameterSpace, Point
-from autopeft.search.surrogate import GaussianProcess, fit
+from autopeft.search.surrogate import Averaged, fit
 
 Known = Callable[[Mapping[str, Any]], float]
 """An objective's value, computed from a trial's parameters."""
@@ -23,7 +23,7 @@ class ParameterBelief:
     """Losses as believed: u uncertain objectives first, then k known ones; the best measured is 0, the reference 1."""
 
     space: ParameterSpace
-    processes: tuple[GaussianProcess, ...]
+    processes: tuple[Averaged, ...]
     """u of them."""
     known: tuple[Known, ...]
     """Losses of the k others."""
@@ -45,6 +45,7 @@ class ParameterBelief:
         *,
         known: Mapping[int, Known],
         directions: Sequence[Direction],
+        seed: int,
     ) -> "ParameterBelief":
         """The belief after `points` had `values` `[n, u + k]`, finite, in the study's order.
 
@@ -58,15 +59,16 @@ class ParameterBelief:
         x, u = space.features(points), len(order) - len(known)
         belief = cls(
             space=space,
-            processes=tuple(fit(x, measured[:, at]) for at in range(u)),
+            processes=tuple(fit(x, measured[:, at], seed=seed) for at in range(u)),
             known=tuple(_loss(objectives[at], known[at]) for at in order[u:]),
             origin=origin,
             scale=reference_point(measured, [objectives[at] for at in order]) - origin,
             points=tuple(points),
             losses=np.empty((0, len(order))),
         )
-        mean, _, _ = belief.predict(points)
-        return replace(belief, losses=np.column_stack([mean, ((measured - origin) / belief.scale)[:, u:]]))
+        means, _, _ = belief.predict(points)
+        known_losses = ((measured - origin) / belief.scale)[:, u:]
+        return replace(belief, losses=np.column_stack([means.mean(axis=0), known_losses]))
 
     def fantasise(self, pending: Sequence[Point]) -> "ParameterBelief":
         """The belief had `pending` come out as expected.
@@ -76,29 +78,31 @@ class ParameterBelief:
         """
         if not pending:
             return self
-        mean, _, costs = self.predict(pending)
+        means, _, costs = self.predict(pending)
         x = self.space.features(pending)
         return replace(
             self,
             processes=tuple(process.fantasise(x) for process in self.processes),
             points=(*self.points, *pending),
-            losses=np.vstack([self.losses, np.column_stack([mean, costs])]),
+            losses=np.vstack([self.losses, np.column_stack([means.mean(axis=0), costs])]),
         )
 
     def predict(self, points: Sequence[Point]) -> tuple[Array, Array, Array]:
-        """`[n, u]` scaled means and `[n, u]` deviations of the uncertain objectives, `[n, k]` scaled costs.
+        """Scaled: `[s, n, u]` means and deviations of the uncertain objectives by each of s draws of the hyper-
+        parameters (s = 1 where u = 0), and `[n, k]` costs.
 
         Raises:
             SpecError: A known objective asks for a parameter that not all trials have.
         """
         x, n, u = self.space.features(points), len(points), len(self.processes)
-        found = [process.posterior(x) for process in self.processes]
-        mean = np.array([one for one, _ in found]).reshape(u, n).T
-        deviation = np.array([one for _, one in found]).reshape(u, n).T
+        found = [process.posteriors(x) for process in self.processes]
+        nothing = np.empty((1, n, 0))
+        means = np.stack([one for one, _ in found], axis=2) if found else nothing
+        deviations = np.stack([one for _, one in found], axis=2) if found else nothing
         parameters = [self.space.parameters(point) for point in points] if self.known else []
         costs = np.array([[loss(one) for loss in self.known] for one in parameters]).reshape(n, len(self.known))
         origin, scale = self.origin, self.scale
-        return (mean - origin[:u]) / scale[:u], deviation / scale[:u], (costs - origin[u:]) / scale[u:]
+        return (means - origin[:u]) / scale[:u], deviations / scale[:u], (costs - origin[u:]) / scale[u:]
 
 
 def _objective(place: int, direction: Direction, *, known: bool) -> Objective:

@@ -10,7 +10,7 @@ from scipy.linalg import cho_solve
 from autopeft.objectives.objective import Objective
 from autopeft.objectives.pareto import Array
 from autopeft.search.observations import outcomes
-from autopeft.search.surrogate import GaussianProcess, SurrogateError, fit, one_thread
+from autopeft.search.surrogate import Averaged, GaussianProcess, SurrogateError, fit, one_thread
 from autopeft.search.trial import History
 from autopeft.spaces.configuration import Scalar
 from autopeft.spaces.space import SearchSpace
@@ -83,7 +83,7 @@ def sensitivity(space: SearchSpace, history: History, objective: Objective, *, s
     sample = space.sample(np.random.default_rng([seed, 0x5E75]), SAMPLES)
     try:
         with one_thread():
-            process = fit(np.array([space.features(one) for one in found.configurations]), found.losses)
+            process = fit(np.array([space.features(one) for one in found.configurations]), found.losses, seed=seed)
             losses, _ = process.posterior(np.array([space.features(one) for one in sample]))
     except SurrogateError:
         return None
@@ -145,15 +145,21 @@ def _omega_squared(groups: Sequence[Array]) -> float:
     return float(np.clip((total - within - (len(groups) - 1) * error) / (total + error), 0.0, 1.0))
 
 
-def _explained(process: GaussianProcess) -> float:
-    """1 - squared leave-one-out errors over squared deviations from the mean, from one Cholesky factor.
+def _explained(process: Averaged) -> float:
+    """1 - squared leave-one-out errors over squared deviations from the mean."""
+    z = process.each[0].z
+    errors = np.mean([_left_out(one) for one in process.each], axis=0)
+    spread = float(((z - z.mean()) ** 2).sum())
+    return 1.0 - float((errors**2).sum()) / spread if spread > 0 else 0.0
+
+
+def _left_out(process: GaussianProcess) -> Array:
+    """`[n]` of each standardised outcome less its mean given the others, from one Cholesky factor.
 
     Source: Rasmussen and Williams 2006, equation 5.12; the hyper-parameters stay those of all trials.
     """
     inverse = cho_solve((process.factor, True), np.eye(len(process.z)))
-    errors = process.weights / np.diag(inverse)
-    spread = float(((process.z - process.z.mean()) ** 2).sum())
-    return 1.0 - float((errors**2).sum()) / spread if spread > 0 else 0.0
+    return process.weights / np.diag(inverse)
 
 
 def by_part(found: Sensitivity) -> Mapping[str, Mapping[str, Effect]]:

@@ -14,10 +14,17 @@ from scipy.linalg import LinAlgError, cho_solve, cholesky, solve_triangular
 
 from autopeft.errors import AutoPeftError
 from autopeft.objectives.pareto import Array
-from autopeft.search.hyperparameters import Hyperparameters, likeliest
+from autopeft.search.hamiltonian import draws, spread
+from autopeft.search.hyperparameters import Hyperparameters
 
 REFRESH_ABOVE = 50
 """Observations from which on the hyper-parameters are found again only when there are a tenth more."""
+
+LEARNED_FROM = 250
+"""Observations, at most, from which the hyper-parameters are learned, evenly spread over the history."""
+
+_MANY = 100
+"""Observations above which draws of hyper-parameters are alike, and half as many are taken."""
 
 _SQRT5 = float(np.sqrt(5.0))
 
@@ -28,7 +35,7 @@ class SurrogateError(AutoPeftError, ArithmeticError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GaussianProcess:
-    """A posterior over functions of [0, 1]^d, in the outcome's own unit. Build one with `fit` or `condition`."""
+    """A posterior over functions of [0, 1]^d, in the outcome's own unit. Build one with `condition`."""
 
     hyperparameters: Hyperparameters
     x: Array
@@ -81,6 +88,33 @@ class GaussianProcess:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Averaged:
+    """Processes of one history, each with hyper-parameters drawn from their posterior. Build one with `fit`."""
+
+    each: tuple[GaussianProcess, ...]
+
+    def posterior(self, x: Array) -> tuple[Array, Array]:
+        """`[q]` means and `[q]` standard deviations at `x` `[q, d]` of the equal mixture of all."""
+        means, deviations = self.posteriors(x)
+        mean = means.mean(axis=0)
+        variance = (deviations**2).mean(axis=0) + ((means - mean) ** 2).mean(axis=0)
+        return mean, np.sqrt(variance)
+
+    def posteriors(self, x: Array) -> tuple[Array, Array]:
+        """`[s, q]` means and `[s, q]` deviations at `x` `[q, d]`, a row for each process."""
+        found = [process.posterior(x) for process in self.each]
+        return np.array([mean for mean, _ in found]), np.array([deviation for _, deviation in found])
+
+    def fantasise(self, x: Array) -> "Averaged":
+        """Each process had each of `x` `[q, d]` been observed at that process's mean.
+
+        Raises:
+            SurrogateError: A kernel matrix became singular.
+        """
+        return self if not len(x) else Averaged(each=tuple(process.fantasise(x) for process in self.each))
+
+
 def matern(a: Array, b: Array, lengthscales: Array) -> Array:
     """`[n, m]` Matern-5/2 correlations of the rows of `a` `[n, d]` and `b` `[m, d]`."""
     a, b = a / lengthscales, b / lengthscales
@@ -109,16 +143,18 @@ def condition(
     )
 
 
-def fit(x: Array, y: Array) -> GaussianProcess:
-    """The posterior of a process fitted to outcomes `y` at `x`, by maximum a posteriori (`hyperparameters.Density`).
+def fit(x: Array, y: Array, *, seed: int, noise: float = 0.0) -> Averaged:
+    """The posterior of a process given outcomes `y` at `x`, averaged over its hyper-parameters (`hamiltonian.draws`).
 
-    Outcomes are standardised; a constant outcome is fitted as one, with unit scale. Above 50
-    observations the hyper-parameters are those of the first 50, 55, 60, 66, ... (a tenth more each time), which are
-    remembered; the posterior always rests on all observations.
+    Outcomes are standardised; a constant outcome is fitted as one, with unit scale. Twelve draws are taken, six above
+    100 observations. Above 50 observations they are those of the first 50, 55, 60, 66, ... (a tenth more each time),
+    which are remembered, and of at most 250 of these; the posterior always rests on all observations.
 
     Args:
         x: `[n, d]` in [0, 1], n >= 2, oldest first.
         y: `[n]`.
+        seed: Of the draws.
+        noise: Variance of the outcomes at one input, where it was measured: the draws' own is not below it.
 
     Raises:
         SurrogateError: The fit failed, the kernel matrix is singular, or something is not finite.
@@ -126,9 +162,10 @@ def fit(x: Array, y: Array) -> GaussianProcess:
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise SurrogateError(f"an input or outcome of {len(x)} observations is not finite")
     first = _refreshed_at(len(x))
-    hyperparameters = _remembered(x[:first].tobytes(), _standardised(y[:first])[0].tobytes(), n=first)
+    z, _, scale = _standardised(y[:first])
+    drawn = _remembered(x[:first].tobytes(), z.tobytes(), n=first, seed=seed, noise=noise / scale**2)
     z, location, scale = _standardised(y)
-    return condition(hyperparameters, x, z, location=location, scale=scale)
+    return Averaged(each=tuple(condition(one, x, z, location=location, scale=scale) for one in drawn))
 
 
 def _standardised(y: Array) -> tuple[Array, float, float]:
@@ -147,10 +184,13 @@ def _refreshed_at(n: int) -> int:
 
 
 @lru_cache(maxsize=16)
-def _remembered(x: bytes, z: bytes, *, n: int) -> Hyperparameters:
-    """`likeliest` for the float64 arrays with these bytes; a fit takes up to a second, so equal ones are kept."""
+def _remembered(x: bytes, z: bytes, *, n: int, seed: int, noise: float) -> tuple[Hyperparameters, ...]:
+    """`draws` for the float64 arrays with these bytes; they take up to a second, so those of equal ones are kept."""
+    rows = spread(n, LEARNED_FROM)
+    inputs, outcomes = np.frombuffer(x).reshape(n, -1)[rows], np.frombuffer(z)[rows]
+    count, thinning = (12, 3) if n <= _MANY else (6, 2)
     try:
-        return likeliest(np.frombuffer(x).reshape(n, -1), np.frombuffer(z))
+        return draws(inputs, outcomes, n=count, thinning=thinning, seed=seed, noise=noise)
     except (LinAlgError, ValueError) as error:
         raise SurrogateError(f"fit to {n} observations: {error}") from error
 

@@ -97,7 +97,7 @@ class Confirmer:
         stored = self._made(confirm_name(self.spec.study), self.spec, space)
         reason = self._retrain(stored, self.spec, space, [point.configuration for point in chosen])
         history = self.storage.study(self.spec.study).history()
-        beliefs = believe(space, history, metric, noise=self._noise())
+        beliefs = believe(space, history, metric, noise=self._noise(), seed=self.spec.search.seed)
         stored.set_attr(BELIEFS, {str(number): list(row) for number, row in beliefs.items()})
         return reason
 
@@ -142,7 +142,7 @@ class Confirmer:
 
     def _best(self, stored: StoredStudy, space: SearchSpace) -> Trial | None:
         history, metric = stored.history(), metric_of(self.spec)
-        beliefs = believe(space, history, metric, noise=self._noise())
+        beliefs = believe(space, history, metric, noise=self._noise(), seed=self.spec.search.seed)
         return best_believed(history.completed, beliefs, metric)
 
     def _retrain(

@@ -39,9 +39,9 @@ def noisy(space: SearchSpace, rng: np.random.Generator, *, n: int, noise: float)
 def test_what_is_believed_is_nearer_to_the_truth_than_what_was_seen() -> None:
     space, rng = small_space(), np.random.default_rng(0)
     seen_errors, believed_errors, curse = [], [], []
-    for _ in range(3):
+    for seed in range(3):
         told, truth = noisy(space, rng, n=40, noise=0.05)
-        beliefs = believe(space, told, ACCURACY, noise=0.05**2)
+        beliefs = believe(space, told, ACCURACY, noise=0.05**2, seed=seed)
         seen = np.array([one.final.metrics["accuracy"] for one in told if one.final])
         means = np.array([beliefs[one.number][0] for one in told])
         seen_errors.append(np.abs(seen - truth).mean())
@@ -60,7 +60,7 @@ def test_the_best_is_the_best_believed_and_without_beliefs_the_best_seen() -> No
     assert best_believed(trials, {}, ACCURACY) is trials[1]
     assert best_believed(trials, {0: (0.72, 0.1), 1: (0.75, 0.1), 2: (0.78, 0.1)}, ACCURACY) is trials[2]
     assert best_believed([], {}, ACCURACY) is None
-    assert believe(space, History(trials=tuple(trials)), ACCURACY) == {}, "three say too little"
+    assert believe(space, History(trials=tuple(trials)), ACCURACY, seed=0) == {}, "three say too little"
 
 
 def test_new_runs_and_belief_are_weighed_by_their_precision() -> None:
