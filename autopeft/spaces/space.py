@@ -68,8 +68,7 @@ class SearchSpace:
         decided = {name for name, _ in definition.training}
         self._settings = {name: value for name, value in settings.items() if name not in decided}
         names = {block.name for block in definition.methods} | decided | self._settings.keys()
-        self.rules = relevant(names, shape)
-        check_structure(self.structure, shape)
+        self.rules = relevant(names, shape, check_structure(self.structure, shape))
 
     @classmethod
     def bind(

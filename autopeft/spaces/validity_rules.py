@@ -13,16 +13,13 @@ from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import Configuration, Scalar
 from autopeft.spaces.factors import FACTORED
 from autopeft.spaces.methods import METHODS
-from autopeft.spaces.methods.bridged import AbstractBridged
 from autopeft.spaces.methods.method import AbstractMethod
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.training import TRAINING_FIELDS
 
 LOW_RANK: Final = ("binary_lora", "lora", "lora_group", "mola", "s2_lora", "slora")
 """Methods that add a low-rank update to the weights of a linear map, beside `peft_lora`."""
-COUPLED: Final = tuple(
-    name for name, method in METHODS.items() if isinstance(method, AbstractBridged) and method.coupled
-)
+COUPLED: Final = tuple(name for name, method in METHODS.items() if method.coupled)
 """Methods whose `check` refuses combinations of settings, not only sizes; the rest is settled when a space is bound."""
 
 
@@ -180,13 +177,19 @@ RULED_SETTINGS: Final = tuple(
 """Training settings that rules ask for."""
 
 
-def relevant(names: Collection[str], shape: ModelShape) -> tuple[Rule, ...]:
-    """The rules that may say something where these methods and training settings can occur on a model of `shape`."""
+def relevant(names: Collection[str], shape: ModelShape, uneven: Collection[str] = COUPLED) -> tuple[Rule, ...]:
+    """The rules that may say something where these methods and training settings can occur on a model of `shape`.
+
+    Args:
+        names: Methods and training settings.
+        shape: The model.
+        uneven: Methods of which some combinations of settings may not fit.
+    """
     methods = [METHODS[name] for name in names if name in METHODS]
     rules = tuple(
         rule for rule in RULES if any(name in names for name in rule.concerns) and any(map(rule.where, methods))
     )
-    coupled = tuple(name for name in COUPLED if name in names)
+    coupled = tuple(name for name in COUPLED if name in names and name in uneven)
     return (*rules, _fitting(coupled, shape)) if coupled else rules
 
 
@@ -205,7 +208,7 @@ def _fitting(names: tuple[str, ...], shape: ModelShape) -> Rule:
     return Rule(
         name="settings-fit",
         meaning="Settings of one method that limit each other: a variant and its initialisations, a rank and what"
-        " divides it.",
+        " divides it, experts and how many of them act.",
         concerns=names,
         problem=problem,
         hint="change one of the two settings",

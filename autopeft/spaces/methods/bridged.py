@@ -46,8 +46,6 @@ class AbstractBridged(AbstractMethod, ABC):
     )
     """Our fields that `by_site` stands for, from peft's configuration at a map."""
     rule: ClassVar[Rule] = staticmethod(anything)
-    coupled: ClassVar[bool] = False
-    """Whether `rule` refuses combinations of settings, where each of them is right with others."""
     mergeable: ClassVar[bool] = True
     """Whether it is a change of the map's weight and bias."""
     by_batch: ClassVar[bool] = False
@@ -150,14 +148,14 @@ def size(name: str, text: str) -> Field:
     return Field(name=name, kind=FieldKind.SIZE, default=None, low=0, help=text)
 
 
-def dropout(text: str = "of the adapter's input") -> Field:
-    return real("dropout", 0.0, high=0.99, text=text)
+def dropout(text: str = "of the adapter's input", *, high: float = 0.99) -> Field:
+    return real("dropout", 0.0, high=high, text=text)
 
 
 def divisors(number_: int, *, limit: int = 8) -> str:
-    """The divisors of a width that are worth writing, the largest few left out."""
+    """The divisors of a width as text; of many the smallest."""
     found = [d for d in range(1, number_ + 1) if number_ % d == 0]
-    return ", ".join(map(str, found[:limit]))
+    return ", ".join(map(str, found[:limit])) + (", ..." if len(found) > limit else "")
 
 
 def at_most_width(site: Site, values: Values) -> tuple[str, str, str] | None:
@@ -176,6 +174,18 @@ def below_width(site: Site, values: Values) -> tuple[str, str, str] | None:
     return None
 
 
+def no_more_than_entries(site: Site, values: Values) -> tuple[str, str, str] | None:
+    """There are as many frequencies as the map has weights, and no more."""
+    n_entries = site.d_in * site.d_out
+    if number(values, "frequencies") > n_entries:
+        return (
+            "frequencies",
+            f"{values['frequencies']} is above the {n_entries} of the weight",
+            f"use up to {n_entries}",
+        )
+    return None
+
+
 def divides(field: str, *, d_in: bool = False, d_out: bool = False) -> Rule:
     """A rule: `values[field]` divides the input width, the output width, or both."""
 
@@ -186,7 +196,7 @@ def divides(field: str, *, d_in: bool = False, d_out: bool = False) -> Rule:
         if bad is None:
             return None
         common = _common(widths)
-        return field, f"{wanted} does not divide the width {bad}", f"use one of {divisors(common)}, ..."
+        return field, f"{wanted} does not divide the width {bad}", f"use one of {divisors(common)}"
 
     return rule
 

@@ -15,6 +15,7 @@ class Cartridge(AbstractMethod):
     """`length` key rows and value rows, N(0, 1), of which the first `frozen` are not trained: a sink for attention."""
 
     name = "cartridge"
+    coupled = True
     source = "Eyuboglu et al. 2025 (arXiv 2506.06266), as Hugging Face PEFT's CARTRIDGE from random rows"
     fields = (
         Field(name="length", kind=FieldKind.SIZE, default=None, low=0, help="key and value rows a layer"),

@@ -68,6 +68,8 @@ class AbstractMethod(ABC):
     """What `learning_rate: auto` searches."""
     at_input: ClassVar[bool] = False
     """Whether it acts once, on what the first layer reads, and not in every layer: it counts as part of layer 0."""
+    coupled: ClassVar[bool] = False
+    """Whether `check` refuses combinations of settings, where each of them is right with others."""
     suppressible: ClassVar[bool] = True
     """Whether its response in one layer can be scaled down, as importance sampling of layers probes it."""
 

@@ -15,6 +15,7 @@ class Mola(AbstractMethod):
     """y += (alpha / rank) * sum over the token's top_k experts e of w_e B_e A_e dropout(x), w from the map's router."""
 
     name = "mola"
+    coupled = True
     source = "Gao et al. 2024 (arXiv 2402.08562)"
     learning_rates = RateRange(low=1e-4, high=1e-3, source="MoLA 3e-4")
     fields = (

@@ -169,7 +169,7 @@ class Loha(AbstractBridged):
         RANK,
         TARGETS,
         real("alpha", 8.0, low=1e-6, text="scale is alpha / rank"),
-        dropout("of the update's rows"),
+        dropout("of the update's rows", high=0.9),
     )
     columns = peft_names(rank="r", alpha="alpha", dropout="rank_dropout")
     rule = staticmethod(at_most_width)
@@ -188,7 +188,7 @@ class Lokr(AbstractBridged):
         real("alpha", 8.0, low=1e-6, text="scale is alpha / rank"),
         integer("factor", -1, low=-1, text="size of the smaller matrix; -1 for the squarest split"),
         flag("decompose_both", text="the smaller matrix of low rank too"),
-        dropout("of the update's rows"),
+        dropout("of the update's rows", high=0.9),
     )
     columns = peft_names(
         rank="r", alpha="alpha", factor="decompose_factor", decompose_both="decompose_both", dropout="rank_dropout"

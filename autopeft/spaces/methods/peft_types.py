@@ -17,6 +17,7 @@ from autopeft.spaces.methods.bridged import (
     dropout,
     flag,
     integer,
+    no_more_than_entries,
     number,
     peft_names,
     real,
@@ -105,6 +106,7 @@ class FourierFt(AbstractBridged):
         choice("init", "normal", "zero", text="of the entries: N(0, 1), or no change"),
     )
     columns = peft_names(frequencies="n_frequency", scaling="scaling")
+    rule = staticmethod(no_more_than_entries)
 
     @staticmethod
     def options(values: Values) -> Mapping[str, object]:
@@ -139,15 +141,19 @@ class Hra(AbstractBridged):
     fields = (
         size("reflections", "number of reflections, even for no change at the start"),
         TARGETS,
-        flag("orthogonalise", text="Gram-Schmidt over the reflections"),
+        flag("orthogonalise", text="Gram-Schmidt over the reflections, of which there is then an odd number"),
     )
     columns = peft_names(reflections="r", orthogonalise="apply_GS")
+    coupled = True
 
     @staticmethod
     def rule(site: Site, values: Values) -> tuple[str, str, str] | None:
         reflections = number(values, "reflections")
         if reflections > site.d_in:
             return "reflections", f"{reflections} is above the width {site.d_in}", f"use up to {site.d_in}"
+        if values["orthogonalise"] and reflections % 2 == 0:
+            problem = f"{reflections} start as equal pairs, which orthogonalise divides by zero"
+            return "reflections", problem, "use an odd number, or orthogonalise false"
         return None
 
 
@@ -260,7 +266,7 @@ class Road(AbstractBridged):
     @staticmethod
     def rule(site: Site, values: Values) -> tuple[str, str, str] | None:
         if number(values, "group_size") % 2:
-            return "group_size", f"{values['group_size']} is odd", "use an even number"
+            return "group_size", f"{values['group_size']} is odd", "use an even number that divides the width"
         return divides("group_size", d_out=True)(site, values)
 
 
@@ -323,6 +329,7 @@ class WaveFt(AbstractBridged):
         choice("init", "zero", "normal", text="of the entries: no change, or small and random"),
     )
     columns = peft_names(frequencies="n_frequency", scaling="scaling", wavelet="wavelet_family", inverse="use_idwt")
+    rule = staticmethod(no_more_than_entries)
 
     @staticmethod
     def options(values: Values) -> Mapping[str, object]:

@@ -50,7 +50,8 @@ def test_a_rank_beside_the_size_is_a_whole_number_from_one() -> None:
     ("block", "message"),
     [
         ({"experts": "choice(0, 1, 2, 4)"}, r"space\.mola\.top_k: 2 of 1 experts"),
-        ({"experts": "choice(0, 2, 4)", "top_k": "int(1, 3)"}, r"space\.mola\.top_k: 3 of 2 experts"),
+        ({"experts": "choice(0, 2, 4)", "top_k": "int(1, 5)"}, r"space\.mola\.top_k: 5 of 4 experts"),
+        ({"experts": "choice(0, 2)", "top_k": 3}, r"space\.mola\.top_k: 3 of 2 experts"),
         ({"experts": "groups(2, 4, 6, 1)"}, r"space\.mola\.top_k: 2 of 1 experts in layer 3"),
         ({"experts": 2, "rank": "choice(8, 64)"}, r"space\.mola\.rank: 64 is above the width 24"),
     ],
@@ -58,6 +59,17 @@ def test_a_rank_beside_the_size_is_a_whole_number_from_one() -> None:
 def test_a_space_whose_choices_could_not_be_built_is_refused(block: dict[str, object], message: str) -> None:
     with pytest.raises(SpaceError, match=message):
         bind({"mola": block}, n_layers=4)
+
+
+def test_experts_and_how_many_of_them_act_are_searched_together() -> None:
+    space = bind({"mola": {"experts": "choice(0, 2, 4)", "top_k": "int(1, 3)"}}, n_layers=4)
+    assert space.size().rules == ("settings-fit",)
+    rows = [setting for row in space.configurations() for setting in row]
+    pairs = {(row.column("experts")[0], row.column("top_k")[0]) for row in rows}
+    assert pairs == {(2, 1), (2, 2), (4, 1), (4, 2), (4, 3)}
+    with pytest.raises(ConfigurationError, match=r"mola\.top_k: 3 of 2 experts in layer 0 \(rule settings-fit\)"):
+        space.check(space.assemble({"mola.experts": 2, "mola.top_k": 3}))
+    assert bind({"mola": {"experts": "choice(0, 2, 4)"}}, n_layers=4).size().rules == (), "nothing there can be wrong"
 
 
 def test_the_encoding_of_surrogates_spans_ranks_beside_the_size() -> None:
