@@ -2,44 +2,30 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import fields, replace
 from functools import partial
-from itertools import islice
 
 import numpy as np
 import torch
-from torch import nn
 
-from autopeft.errors import ConfigurationError, DeadlineError, DivergedError, SpecError
+from autopeft.errors import ConfigurationError, SpecError
 from autopeft.objectives.measurement import Measurement
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.training import LAYER_SAMPLING, OPTIMIZERS
 from autopeft.spaces.virtual_tokens import virtual_tokens
-from autopeft.trainers.allocation import RankAllocation, allocation_of
-from autopeft.trainers.batches import (
-    AnyBatch,
-    EncodedSplit,
-    batches_of,
-    evaluation_batches,
-    in_parts,
-    largest_batch,
-    n_scored,
-    training_batches,
-)
+from autopeft.trainers.batches import EncodedSplit, batches_of, evaluation_batches
 from autopeft.trainers.checkpointing import CheckpointedLayers
-from autopeft.trainers.inject import AdapterSet
+from autopeft.trainers.course import Course, Run, Step, random_state
 from autopeft.trainers.job import TrainingSettings
 from autopeft.trainers.layer_sampling import LayerSampler
 from autopeft.trainers.meter import MemoryMeter
-from autopeft.trainers.model import LoadedModel, head_parameters, set_training
-from autopeft.trainers.optimizers import INITIAL, make_optimizer, own_rates, own_ratios
+from autopeft.trainers.model import head_parameters, set_training
 from autopeft.trainers.regularizers import DensityMeter, Regularizers
 from autopeft.trainers.rows import LabelKind
 from autopeft.trainers.scores import Scores
 from autopeft.trainers.sites import layers_of
-from autopeft.trainers.task import Task
 
 WEIGHTS = ("ba_consistency", "ba_diversity", "ba_spectrum", "density", "ggpo_sigma", "ggpo_beta")
 """Settings that weigh a term of the loss."""
@@ -49,30 +35,6 @@ WHOLE = (
 )
 """Settings that are whole numbers."""
 SCHEDULES = ("linear", "cosine", "constant")
-
-CHECK_STEPS = 16
-"""Steps between two looks at the running loss: each look waits for the device, and NaN stays NaN in a sum."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """Everything one training run needs; the adapters are attached already."""
-
-    loaded: LoadedModel
-    adapters: AdapterSet
-    task: Task
-    metrics: tuple[str, ...]
-    train: EncodedSplit
-    validation: EncodedSplit
-    settings: TrainingSettings
-    """With the configuration's own entries applied."""
-    epochs: int
-    seed: int
-    """Of data order and dropout."""
-    deadline_seconds: float | None = None
-    """Wall-clock limit from the start of training, evaluation included."""
-    prepared_seconds: float = 0.0
-    """Spent on initialising the adapters; counted as training."""
 
 
 def settings_of(settings: TrainingSettings, configuration: Configuration) -> TrainingSettings:
@@ -133,19 +95,6 @@ def check_settings(settings: TrainingSettings) -> None:
             raise SpecError(f"training.{name}: got {getattr(settings, name)!r}; allowed: {allowed}")
 
 
-def learning_rate_factor(step: int, *, total: int, warmup_ratio: float, schedule: str) -> float:
-    """Share of the peak learning rate at `step` (from 0) of `total`: up in a line, then down as `schedule` says.
-
-    The first step of a warm-up of w steps has 1 / w, the last 1; a linear or cosine end would be 0 at step `total`.
-    """
-    warmup = math.ceil(warmup_ratio * total)
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, total - warmup)
-    shapes = {"linear": 1.0 - progress, "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)), "constant": 1.0}
-    return shapes[schedule]
-
-
 def train(run: Run) -> Iterator[Measurement]:
     """Train, yielding what was measured at the end of every epoch.
 
@@ -159,10 +108,7 @@ def train(run: Run) -> Iterator[Measurement]:
         DivergedError: The loss, or a validation prediction, is NaN or infinite.
         DeadlineError: `run.deadline_seconds` have passed.
     """
-    head = head_parameters(run.loaded)
-    rates, ratios = own_rates(run.adapters.configuration), own_ratios(run.adapters.configuration)
-    trained = [*run.adapters.named_parameters(), *head.items()]
-    optimizer = make_optimizer(trained, run.settings, rates=rates, ratios=ratios)
+    course = Course(run, head_parameters(run.loaded))
     sampler = _sampler(run)
     checkpoints = _checkpoints(run)
     meter = MemoryMeter(
@@ -170,43 +116,27 @@ def train(run: Run) -> Iterator[Measurement]:
     )
     meter.start()
     try:
-        yield from _epochs(run, optimizer, meter, sampler)
+        yield from _epochs(course, meter, sampler)
     finally:
         if checkpoints is not None:
             checkpoints.remove()
 
 
-def _epochs(
-    run: Run, optimizer: torch.optim.Optimizer, meter: MemoryMeter, sampler: LayerSampler | None
-) -> Iterator[Measurement]:
-    head = head_parameters(run.loaded)
-    allocation = allocation_of(run.adapters, n_steps=run.epochs * _n_batches(run))
-    train_seconds, evaluation_seconds = run.prepared_seconds, 0.0
-    began = time.perf_counter()
-    for epoch in range(run.epochs):
-        epoch_began = time.perf_counter()
-        train_loss = _train_epoch(run, optimizer, meter, sampler, allocation, epoch=epoch, began=began)
-        train_seconds += time.perf_counter() - epoch_began
-        evaluation_began = time.perf_counter()
+def _epochs(course: Course, meter: MemoryMeter, sampler: LayerSampler | None) -> Iterator[Measurement]:
+    run = course.run
+    while not course.done:
+        began = time.perf_counter()
+        train_loss = _train_epoch(course, meter, sampler)
+        course.train_seconds += time.perf_counter() - began
+        began = time.perf_counter()
         metrics = evaluate(run, run.validation)
-        evaluation_seconds += time.perf_counter() - evaluation_began
-        peak_bytes = meter.peak_bytes(optimizer)
-        yield Measurement(
-            epoch=epoch + 1,
-            metrics=metrics,
+        course.evaluation_seconds += time.perf_counter() - began
+        yield course.measured(
+            metrics,
             train_loss=train_loss,
-            train_seconds=train_seconds,
-            evaluation_seconds=evaluation_seconds,
-            tokens=(epoch + 1) * int(run.train.lengths.sum()),
-            peak_bytes=peak_bytes,
-            parameters=sum(parameter.numel() for parameter in run.adapters.parameters()),
-            head_parameters=sum(parameter.numel() for parameter in head.values()),
+            peak_bytes=meter.peak_bytes(course.optimizer),
             extra=meter.extra() | ({} if sampler is None else sampler.extra()),
         )
-
-
-def _n_batches(run: Run) -> int:
-    return math.ceil(len(run.train.widths) / run.settings.batch_size)
 
 
 def _checkpoints(run: Run) -> CheckpointedLayers | None:
@@ -226,80 +156,47 @@ def _probe_loss(run: Run, rows: np.ndarray[tuple[int, ...], np.dtype[np.int64]])
     """The loss of training rows with nothing dropped and nothing kept for backward; training mode afterwards."""
     _set_mode(run, training=False)
     with torch.inference_mode():
-        batch = next(batches_of(run.train, [rows], pad_id=_pad_id(run)))
+        batch = next(batches_of(run.train, [rows], pad_id=run.pad_id))
         loss = run.task.loss(*run.task.outputs(run.loaded.model, batch, run.loaded.model.device))
     _set_mode(run, training=True)
     return float(loss)
 
 
-def _train_epoch(
-    run: Run,
-    optimizer: torch.optim.Optimizer,
-    meter: MemoryMeter,
-    sampler: LayerSampler | None,
-    allocation: RankAllocation | None,
-    *,
-    epoch: int,
-    began: float,
-) -> float:
+def _train_epoch(course: Course, meter: MemoryMeter, sampler: LayerSampler | None) -> float:
     """One pass over the training rows; its mean loss. The last look at the loss waits for the device."""
-    device, settings = run.loaded.model.device, run.settings
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    batches = training_batches(run.train.widths, settings.batch_size, seed=run.seed, epoch=epoch)
-    largest = largest_batch(run.train.widths, batches) if epoch == 0 else None
-    loss_sum = torch.zeros((), dtype=torch.float32, device=device)
+    run, device = course.run, course.run.loaded.model.device
     regression = run.task.label is LabelKind.NUMBER
-    regularizers = Regularizers(run.loaded, run.adapters, settings, regression=regression)
-    parts = [part for rows in batches for part in in_parts(rows, settings.accumulation)]
+    regularizers = Regularizers(run.loaded, run.adapters, run.settings, regression=regression)
     _set_mode(run, training=True)
-    with _random_state(device, seed=run.seed, epoch=epoch):
-        collated = batches_of(run.train, parts, pad_id=_pad_id(run))
-        for index, rows in enumerate(batches):
-            micro = list(islice(collated, len(in_parts(rows, settings.accumulation))))
-            factor = learning_rate_factor(
-                epoch * len(batches) + index,
-                total=run.epochs * len(batches),
-                warmup_ratio=settings.warmup_ratio,
-                schedule=settings.schedule,
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = group[INITIAL] * factor
+    with random_state(device, course.chance):
+        for step in course.steps():
             if sampler is not None:
                 sampler.begin_step(partial(_probe_loss, run))
-            with meter.step(optimizer) if index == largest or sampler is not None else nullcontext():
-                loss_sum += _backward(run, regularizers, micro, trained=bool(parameters))
-            if settings.clip_norm is not None:
-                nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-            optimizer.step()
-            if allocation is not None:
-                allocation.after_step(epoch * len(batches) + index)
-            optimizer.zero_grad()
-            if index % CHECK_STEPS == 0:
-                _check_finite(loss_sum, epoch=epoch)
-            _check_deadline(run, began)
+            with meter.step(course.optimizer) if step.largest or sampler is not None else nullcontext():
+                loss = _backward(run, regularizers, step, trained=bool(course.parameters))
+            course.finish(loss)
+            course.check_deadline()
     if sampler is not None:
         sampler.release()
-    return _check_finite(loss_sum, epoch=epoch) / len(batches)
+    return course.end_epoch()
 
 
-def _backward(run: Run, regularizers: Regularizers, micro: Sequence[AnyBatch], *, trained: bool) -> torch.Tensor:
+def _backward(run: Run, regularizers: Regularizers, step: Step, *, trained: bool) -> torch.Tensor:
     """The loss of one batch that is run in parts, and its gradients; each part weighs as many items as it has.
 
     Terms beside the task's loss are averaged over the parts in the same way, so those that look at all rows of a batch
     together see a part's.
     """
     model, device = run.loaded.model, run.loaded.model.device
-    items = [n_scored(batch) for batch in micro]
     total = torch.zeros((), dtype=torch.float32, device=device)
-    for batch, n in zip(micro, items, strict=True):
-        ask = partial(run.task.outputs, model, batch, device)
-        loss = run.task.loss(*regularizers.outputs(ask, batch))
+    for part in step.parts:
+        ask = partial(run.task.outputs, model, part.batch, device)
+        loss = run.task.loss(*regularizers.outputs(ask, part.batch))
         extra = [term for term in (run.adapters.penalty(), regularizers.penalty()) if term is not None]
-        share = n / sum(items)
         if trained:
             whole = sum(extra, start=loss)
-            (whole if len(micro) == 1 else share * whole).backward()
-        total += loss.detach() if len(micro) == 1 else share * loss.detach()
+            (whole if part.share == 1.0 else part.share * whole).backward()
+        total += loss.detach() if part.share == 1.0 else part.share * loss.detach()
     if trained:
         regularizers.observe()
     return total
@@ -325,7 +222,7 @@ def predict(run: Run, split: EncodedSplit) -> Scores:
     meter = DensityMeter(run.loaded, virtual=virtual) if run.settings.measure_density else None
     _set_mode(run, training=False)
     with torch.inference_mode():
-        for index, batch in zip(batches, batches_of(split, batches, pad_id=_pad_id(run)), strict=True):
+        for index, batch in zip(batches, batches_of(split, batches, pad_id=run.pad_id), strict=True):
             with nullcontext() if meter is None else meter.watch(batch):
                 outputs, target_N = run.task.outputs(model, batch, device)
             statistics.append(run.task.statistics(outputs, target_N))
@@ -347,40 +244,3 @@ def _set_mode(run: Run, *, training: bool) -> None:
     """Dropout of adapters and head on or off; the frozen base never drops anything."""
     set_training(run.loaded, training=training)
     run.adapters.train(training)
-
-
-def _pad_id(run: Run) -> int:
-    return pad_id_of(run.loaded)
-
-
-def pad_id_of(loaded: LoadedModel) -> int:
-    """Any id would do, the mask hides it; the tokenizer's own keeps a model that looks for it content."""
-    pad_id = None if loaded.tokenizer is None else loaded.tokenizer.pad_token_id
-    return pad_id if isinstance(pad_id, int) else 0
-
-
-def _check_finite(loss_sum: torch.Tensor, *, epoch: int) -> float:
-    value = float(loss_sum.item())
-    if not math.isfinite(value):
-        raise DivergedError(f"the training loss became {value} in epoch {epoch + 1}", hint="lower the learning rate")
-    return value
-
-
-def _check_deadline(run: Run, began: float) -> None:
-    if run.deadline_seconds is not None and time.perf_counter() - began > run.deadline_seconds:
-        raise DeadlineError(
-            f"training ran past its deadline of {run.deadline_seconds:g} s",
-            hint="raise the deadline, or lower epochs or max_length",
-        )
-
-
-@contextmanager
-def _random_state(device: torch.device, *, seed: int, epoch: int) -> Iterator[None]:
-    """Torch's random state for dropout, a function of (seed, epoch); put back afterwards."""
-    state = int(np.random.default_rng([seed, epoch, 1]).integers(2**63))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(state)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(state)
-        yield

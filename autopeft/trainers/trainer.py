@@ -19,6 +19,7 @@ from autopeft.trainers import loop
 from autopeft.trainers.batches import EncodedSplit
 from autopeft.trainers.calibration import calibrate
 from autopeft.trainers.checkpoint import read_config
+from autopeft.trainers.course import Run, pad_id_of
 from autopeft.trainers.data import Splits
 from autopeft.trainers.inject import AdapterSet, inject
 from autopeft.trainers.job import (
@@ -256,7 +257,7 @@ class Trainer(AbstractTrainer):
             loaded=self.loaded,
             task=self._task,
             train=self.tokens("train"),
-            pad_id=loop.pad_id_of(self.loaded),
+            pad_id=pad_id_of(self.loaded),
             seed=seed,
         )
 
@@ -294,8 +295,8 @@ class Trainer(AbstractTrainer):
 
     def _run_of(
         self, adapters: AdapterSet, settings: TrainingSettings, *, epochs: int, seed: int, deadline: float | None = None
-    ) -> loop.Run:
-        return loop.Run(
+    ) -> Run:
+        return Run(
             loaded=self.loaded,
             adapters=adapters,
             task=self._task,

@@ -21,9 +21,9 @@ from autopeft.trainers.adapters.site_facts import Components, Covariance, finite
 from autopeft.trainers.adapters.site_updates import SiteUpdates
 from autopeft.trainers.batches import Batch, batches_of
 from autopeft.trainers.calibration import BATCH, ROWS
+from autopeft.trainers.course import pad_id_of
 from autopeft.trainers.inject import AdapterSet, build, inject
 from autopeft.trainers.job import ModelSpec, TrainJob
-from autopeft.trainers.loop import pad_id_of
 from autopeft.trainers.model import load_model, reset_head
 from autopeft.trainers.peft_folder import write_folder
 from autopeft.trainers.saved import load_adapter, restore_adapter, save_adapter

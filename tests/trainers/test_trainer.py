@@ -9,8 +9,9 @@ import torch
 from autopeft.errors import ConfigurationError, DivergedError, ModelError, SpecError
 from autopeft.spaces.configuration import Configuration
 from autopeft.trainers import loop
+from autopeft.trainers.course import Run, learning_rate_factor
 from autopeft.trainers.job import Report, TrainJob
-from autopeft.trainers.loop import check_settings, learning_rate_factor, settings_of
+from autopeft.trainers.loop import check_settings, settings_of
 from autopeft.trainers.optimizers import make_optimizer
 from autopeft.trainers.trainer import Trainer, failure_of
 from tests.configurations import configuration, setting
@@ -150,7 +151,7 @@ def test_a_trial_past_its_deadline_is_a_report(trainer: Trainer) -> None:
 def test_running_out_of_memory_is_a_report(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: str
 ) -> None:
-    def fail(run: loop.Run) -> None:
+    def fail(run: Run) -> None:
         raise error
 
     monkeypatch.setattr(loop, "train", fail)
@@ -162,7 +163,7 @@ def test_running_out_of_memory_is_a_report(
 
 
 def test_a_bug_is_raised(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(run: loop.Run) -> None:
+    def fail(run: Run) -> None:
         raise RuntimeError("shapes cannot be multiplied")
 
     monkeypatch.setattr(loop, "train", fail)
