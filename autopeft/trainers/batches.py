@@ -4,7 +4,8 @@ Letters: B rows of a batch, T tokens of its longest row.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -171,3 +172,31 @@ def batches_of(split: EncodedSplit, batches: Sequence[IntArray], *, pad_id: int)
     """Each of `batches`, in turn."""
     for rows in batches:
         yield split.batch(rows) if isinstance(split, PixelSplit) else collate(split, rows, pad_id=pad_id)
+
+
+def merged(batches: Sequence[AnyBatch], *, pad_id: int) -> AnyBatch:
+    """The rows of all `batches`, batch after batch, padded to the longest of all."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    if isinstance(first, ImageBatch):
+        images = [batch for batch in batches if isinstance(batch, ImageBatch)]
+        pixels, targets = ([getattr(batch, name) for batch in images] for name in ("pixels_BCHW", "targets"))
+        return replace(first, pixels_BCHW=np.concatenate(pixels), targets=np.concatenate(targets))
+    texts = [batch for batch in batches if isinstance(batch, Batch)]
+    targets: Any = [batch.targets for batch in texts]
+    targets = _stacked(targets, fill=-100) if first.targets.ndim > 1 else np.concatenate(targets)
+    return Batch(
+        ids_BT=_stacked([batch.ids_BT for batch in texts], fill=pad_id),
+        mask_BT=_stacked([batch.mask_BT for batch in texts], fill=0),
+        types_BT=None if first.types_BT is None else _stacked([batch.types_BT for batch in texts], fill=0),
+        targets=targets,
+        tokens=sum(batch.tokens for batch in texts),
+    )
+
+
+def _stacked(arrays: Sequence[np.ndarray | None], *, fill: int) -> IntArray:
+    """Arrays `[B, T]` one below the other, padded on the right to the widest."""
+    rows = [array for array in arrays if array is not None]
+    width = max(array.shape[1] for array in rows)
+    return np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1])), constant_values=fill) for row in rows])

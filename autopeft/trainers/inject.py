@@ -92,6 +92,11 @@ class AdapterSet(nn.Module):
         self.remove()
 
 
+def unmark(model: PreTrainedModel) -> None:
+    """Let other adapters be attached to `model` too: whoever calls this keeps apart what acts on which rows."""
+    model.__dict__.pop(_MARK, None)
+
+
 @final
 class _MarkHandle:
     """Marks a model as carrying adapters."""

@@ -127,6 +127,8 @@ class TrainJob:
     epochs: int
     output_dirs: tuple[Path | None, ...] = ()
     """Where each trained adapter is written (None: not kept); empty keeps none."""
+    at_once: int = 1
+    """Configurations that train at once on the one base; the others wait until a slot is free."""
     evaluate_test: bool = False
     """Also score the held-out split at the end (never during a search)."""
     settings: Mapping[str, object] = field(default_factory=dict)

@@ -24,7 +24,7 @@ from autopeft.trainers.meter import MemoryMeter
 from autopeft.trainers.model import head_parameters, set_training
 from autopeft.trainers.regularizers import DensityMeter, Regularizers
 from autopeft.trainers.rows import LabelKind
-from autopeft.trainers.scores import Scores
+from autopeft.trainers.scores import Collector, Scores
 from autopeft.trainers.sites import layers_of
 
 WEIGHTS = ("ba_consistency", "ba_diversity", "ba_spectrum", "density", "ggpo_sigma", "ggpo_beta")
@@ -215,29 +215,16 @@ def predict(run: Run, split: EncodedSplit) -> Scores:
     """What the run's model says of every row of `split`."""
     model, device = run.loaded.model, run.loaded.model.device
     batches = evaluation_batches(split.widths, run.settings.evaluation_batch_size)
-    statistics: list[torch.Tensor] = []
-    targets: list[torch.Tensor] = []
+    collector = Collector(run.task, run.metrics)
     virtual = virtual_tokens(run.adapters.configuration)
-    rows: list[np.ndarray] = []
     meter = DensityMeter(run.loaded, virtual=virtual) if run.settings.measure_density else None
     _set_mode(run, training=False)
     with torch.inference_mode():
         for index, batch in zip(batches, batches_of(split, batches, pad_id=run.pad_id), strict=True):
             with nullcontext() if meter is None else meter.watch(batch):
                 outputs, target_N = run.task.outputs(model, batch, device)
-            statistics.append(run.task.statistics(outputs, target_N))
-            targets.append(target_N)
-            rows.append(np.repeat(index, batch.items))
-        scored = torch.cat(statistics).cpu().numpy().astype(np.float64)
-        expected = torch.cat(targets).cpu().numpy().astype(np.float64)
-    return Scores(
-        task=run.task,
-        metrics=run.metrics,
-        statistics=scored,
-        targets=expected,
-        rows=np.concatenate(rows),
-        extra={} if meter is None else meter.values(),
-    )
+            collector.add(outputs, target_N, np.repeat(index, batch.items))
+    return collector.scores({} if meter is None else meter.values())
 
 
 def _set_mode(run: Run, *, training: bool) -> None:

@@ -11,7 +11,7 @@ are left out, so that the number depends on neither threads nor libraries (`auto
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, final
@@ -169,6 +169,10 @@ class MemoryMeter:
     """Base model with its head, and the adapters."""
     checkpoints: CheckpointedLayers | None = None
     """Layers that compute their activations a second time: what that saves counts too."""
+    twins: tuple[nn.Module, ...] = ()
+    """Stand for parts of `modules`, and do not count beside them."""
+    beside: bool = False
+    """Whether other trials hold memory on the device: then what this one holds, and what its step adds, counts."""
     _peak_bytes: int = field(default=0, init=False)
 
     def start(self) -> None:
@@ -181,9 +185,10 @@ class MemoryMeter:
     def step(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
         """Around forward and backward of one step; gradients must still be there at the end."""
         if self.device.type == "cuda":
-            yield
+            with self._allocating() if self.beside else nullcontext():
+                yield
             return
-        with SavedTensorMeter(self.modules) as saved:
+        with SavedTensorMeter((*self.modules, *self.twins)) as saved:
             if self.checkpoints is not None:
                 self.checkpoints.watched = saved.around
             yield
@@ -193,6 +198,15 @@ class MemoryMeter:
         gradients = sum(parameter.grad.nbytes for parameter in held if parameter.grad is not None)
         self._peak_bytes = max(self._peak_bytes, held_bytes(self.modules) + gradients + saved.peak_bytes)
 
+    @contextmanager
+    def _allocating(self) -> Iterator[None]:
+        """Around a step on CUDA: what it allocates at most."""
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        yield
+        added = torch.cuda.max_memory_allocated(self.device) - before
+        self._peak_bytes = max(self._peak_bytes, held_bytes(self.modules) + added)
+
     def extra(self) -> dict[str, float]:
         """On CUDA also what the allocator has reserved, which is what other processes cannot have."""
         if self.device.type != "cuda":
@@ -201,6 +215,6 @@ class MemoryMeter:
 
     def peak_bytes(self, optimizer: torch.optim.Optimizer) -> int:
         """Peak bytes so far; on a CPU 0 while no step was wrapped."""
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and not self.beside:
             return torch.cuda.max_memory_allocated(self.device)
         return self._peak_bytes + state_bytes(optimizer) if self._peak_bytes else 0

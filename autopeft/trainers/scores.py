@@ -6,7 +6,7 @@ Letters: N scored items (rows, or the target tokens or tagged words of rows), k 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
@@ -15,8 +15,42 @@ from autopeft.objectives.interval import Interval, bootstrap, resampled, wilson
 from autopeft.trainers.metrics import FloatArray, IntArray
 from autopeft.trainers.task_kind import Task
 
+if TYPE_CHECKING:
+    import torch
+
 DRAWS = 400
 """Resampled scores that a confirmation keeps of a training."""
+
+
+@final
+class Collector:
+    """Gathers what a model says of a split, batch by batch, without waiting for the device."""
+
+    def __init__(self, task: Task, metrics: tuple[str, ...]) -> None:
+        self._task = task
+        self._metrics = metrics
+        self._statistics: list[torch.Tensor] = []
+        self._targets: list[torch.Tensor] = []
+        self._rows: list[IntArray] = []
+
+    def add(self, outputs: "torch.Tensor", targets: "torch.Tensor", rows: IntArray) -> None:
+        """Take in a batch: what `task.outputs` gives, and the row of the split that each item belongs to."""
+        self._statistics.append(self._task.statistics(outputs, targets))
+        self._targets.append(targets)
+        self._rows.append(rows)
+
+    def scores(self, extra: dict[str, float] | None = None) -> "Scores":
+        """All batches together."""
+        import torch
+
+        return Scores(
+            task=self._task,
+            metrics=self._metrics,
+            statistics=torch.cat(self._statistics).cpu().numpy().astype(np.float64),
+            targets=torch.cat(self._targets).cpu().numpy().astype(np.float64),
+            rows=np.concatenate(self._rows),
+            extra=extra or {},
+        )
 
 
 @final

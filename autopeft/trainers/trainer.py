@@ -21,6 +21,7 @@ from autopeft.trainers.calibration import calibrate
 from autopeft.trainers.checkpoint import read_config
 from autopeft.trainers.course import Run, pad_id_of
 from autopeft.trainers.data import Splits
+from autopeft.trainers.failures import failure_of
 from autopeft.trainers.inject import AdapterSet, inject
 from autopeft.trainers.job import (
     AbstractSlots,
@@ -32,6 +33,8 @@ from autopeft.trainers.job import (
     TrainJob,
 )
 from autopeft.trainers.model import LoadedModel, load_head_state, load_model, read_shape, reset_head
+from autopeft.trainers.packed.drive import Packed
+from autopeft.trainers.packed.sharing import alone_because
 from autopeft.trainers.precision import fit_model
 from autopeft.trainers.rows import Split
 from autopeft.trainers.saved import read_adapter, save_adapter
@@ -148,7 +151,7 @@ class Trainer(AbstractTrainer):
         )
 
     def run(self, job: TrainJob, slots: AbstractSlots | None = None) -> Iterator[Report]:
-        """Train the job's configurations one after the other, and then what `slots` refills them with.
+        """Train the job's configurations, `job.at_once` of them at a time, and then what `slots` refills them with.
 
         `job.settings["deadline_seconds"]` limits each of them. The head is drawn anew from each one's seed. The test
         split is scored with the last report of each where the job says so, and is not touched otherwise. A
@@ -160,23 +163,35 @@ class Trainer(AbstractTrainer):
             ModelError: The base cannot be loaded.
         """
         entries = Entries(job, slots)
+        if job.at_once > 1:
+            yield from Packed(self.loaded, self, entries, at_once=job.at_once).run()
+            return
         for entry in entries.in_turn():
-            failure: tuple[str, str] | None = None
-            reports = self._train_one(entry)
-            try:
-                for report in reports:
-                    yield report
-                    if not report.done and entries.stopped(entry.slot):
-                        break
-            except (TrialError, MemoryError, RuntimeError) as error:
-                failure = failure_of(error)
-                if failure is None:
-                    raise
-            finally:
-                reports.close()
-            if failure is not None:
-                self._free()
-                yield Report(slot=entry.slot, measurement=None, failure=failure, done=True)
+            yield from self.alone(entry, entries)
+
+    def alone(self, entry: Entry, entries: Entries) -> Iterator[Report]:
+        """The reports of one configuration that nothing trains beside."""
+        failure: tuple[str, str] | None = None
+        reports = self._train_one(entry)
+        try:
+            for report in reports:
+                yield report
+                if not report.done and entries.stopped(entry.slot):
+                    break
+        except (TrialError, MemoryError, RuntimeError) as error:
+            failure = failure_of(error)
+            if failure is None:
+                raise
+        finally:
+            reports.close()
+        if failure is not None:
+            self._free()
+            yield Report(slot=entry.slot, measurement=None, failure=failure, done=True)
+
+    def shares(self, entry: Entry) -> bool:
+        """Whether a configuration can train beside others."""
+        settings = loop.settings_of(self._settings, entry.configuration)
+        return alone_because(entry.configuration, settings, kind=self._spec.kind) is None
 
     def evaluate(self, adapter: Path | AdapterSet, split: str = "test") -> dict[str, float]:
         """Metrics and loss of a trained adapter on a split; see `score`.
@@ -222,11 +237,22 @@ class Trainer(AbstractTrainer):
         self._free()
 
     def _train_one(self, entry: Entry) -> Generator[Report]:
-        configuration, seed, job = entry.configuration, entry.seed, entry.job
+        run = self.begin(entry)
+        try:
+            for measurement in loop.train(run):
+                asked = entry.job.evaluate_test and measurement.epoch == run.epochs
+                scored = loop.predict(run, self.tokens("test")) if asked else None
+                yield self.report(entry, run, measurement, scored)
+        finally:
+            run.adapters.remove()
+
+    def begin(self, entry: Entry) -> Run:
+        """What is to be trained, its adapters on the model and its head drawn; the model is bare before."""
+        configuration, seed = entry.configuration, entry.seed
         settings = loop.settings_of(self._settings, configuration)
         if not self._task.reads_images:
             check_length(self._model, settings.max_length, virtual=virtual_tokens(configuration))
-        loaded = self.loaded
+        deadline, loaded = _deadline(entry.job), self.loaded
         reset_head(loaded, seed)
         began = time.perf_counter()
         adapters = inject(
@@ -234,22 +260,24 @@ class Trainer(AbstractTrainer):
         )
         prepared = time.perf_counter() - began
         try:
-            run = self._run_of(adapters, settings, epochs=job.epochs, seed=seed, deadline=_deadline(job))
-            run = replace(run, prepared_seconds=prepared)
-            for measurement in loop.train(run):
-                done = measurement.epoch == job.epochs
-                scored = loop.predict(run, self.tokens("test")) if done and job.evaluate_test else None
-                if done and entry.folder is not None:
-                    self._save(entry.folder, adapters, measurement)
-                yield Report(
-                    slot=entry.slot,
-                    measurement=measurement,
-                    done=done,
-                    test_metrics=scored.values if scored else {},
-                    test_draws=scored.draws(self._spec.metric) if scored else (),
-                )
-        finally:
+            run = self._run_of(adapters, settings, epochs=entry.job.epochs, seed=seed, deadline=deadline)
+        except BaseException:
             adapters.remove()
+            raise
+        return replace(run, prepared_seconds=prepared)
+
+    def report(self, entry: Entry, run: Run, measurement: Measurement, scored: Scores | None) -> Report:
+        """What is said of an epoch; with the last, adapters and the model's head are written where it is asked for."""
+        done = measurement.epoch == run.epochs
+        if done and entry.folder is not None:
+            self._save(entry.folder, run.adapters, measurement)
+        return Report(
+            slot=entry.slot,
+            measurement=measurement,
+            done=done,
+            test_metrics=scored.values if scored else {},
+            test_draws=scored.draws(self._spec.metric) if scored else (),
+        )
 
     def _calibrate(self, adapters: AdapterSet, *, seed: int) -> None:
         calibrate(
@@ -313,17 +341,6 @@ class Trainer(AbstractTrainer):
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def failure_of(error: BaseException) -> tuple[str, str] | None:
-    """(kind, message) of an error that belongs to one configuration; None for a bug."""
-    if isinstance(error, TrialError):
-        return error.kind, str(error)
-    text = str(error).partition("\n")[0]
-    refused = isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
-    if refused or isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return "oom", f"out of memory: {text}" if text else "out of memory"
-    return None
 
 
 def _deadline(job: TrainJob) -> float | None:

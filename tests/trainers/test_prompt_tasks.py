@@ -193,18 +193,23 @@ def kinds(folder: Path) -> dict[str, tuple[str, TaskSpec]]:
     }
 
 
-@pytest.mark.parametrize(
-    "kind", ["causal-lm", "multiple-choice", "seq2seq", "text-classification", "token-classification"]
-)
-def test_every_kind_of_task_trains_with_prompts_beside_other_methods(kind: str, tmp_path: Path) -> None:
-    name, task = kinds(tmp_path)[kind]
-    where = tmp_path / name
+def trainer_of(kind: str, folder: Path) -> Trainer:
+    """A trainer on the model and task of `kinds`."""
+    name, task = kinds(folder)[kind]
+    where = folder / name
     if name == "bart":
         transformers.AutoModelForSeq2SeqLM.from_config(CONFIGS["bart"]).save_pretrained(where)
         tokenizer().save_pretrained(where)
     else:
         save_model(name, where, language_model=kind == "causal-lm")
-    trainer = Trainer(ModelSpec(name=str(where)), task, support.SETTINGS, device="cpu", cache=tmp_path / "cache")
+    return Trainer(ModelSpec(name=str(where)), task, support.SETTINGS, device="cpu", cache=folder / "cache")
+
+
+@pytest.mark.parametrize(
+    "kind", ["causal-lm", "multiple-choice", "seq2seq", "text-classification", "token-classification"]
+)
+def test_every_kind_of_task_trains_with_prompts_beside_other_methods(kind: str, tmp_path: Path) -> None:
+    trainer = trainer_of(kind, tmp_path)
     sites = trainer.shape.layers[0]
     lora = setting("lora", (0,), rank=2, targets=(sites[0].name,))
     beside = configuration(lora, *dept().methods, *prompt("p_tuning", width=4).methods)

@@ -18,6 +18,7 @@ class Dept(AbstractMethod):
     source = "Shi and Lipani 2023 (arXiv 2309.05173)"
     learning_rates = RateRange(low=1e-4, high=1e-2, source="DePT (arXiv 2309.05173): 5e-4 and 5e-3 for the pair")
     at_input = True
+    shares_base = False
     suppressible = False
     fields = (
         Field(name="rank", kind=FieldKind.SIZE, default=None, low=0, help="columns of A, rows of B"),

@@ -70,6 +70,9 @@ class AbstractMethod(ABC):
     """Whether it acts once, on what the first layer reads, and not in every layer: it counts as part of layer 0."""
     coupled: ClassVar[bool] = False
     """Whether `check` refuses combinations of settings, where each of them is right with others."""
+    shares_base: ClassVar[bool] = True
+    """Whether it can train beside other configurations on one base: its hooks act in layers, on the rows that they are
+    given, and change neither the base's tensors nor how long its sequences are."""
     suppressible: ClassVar[bool] = True
     """Whether its response in one layer can be scaled down, as importance sampling of layers probes it."""
 

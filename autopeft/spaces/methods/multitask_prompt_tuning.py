@@ -17,6 +17,7 @@ class MultitaskPromptTuning(AbstractMethod):
     name = "multitask_prompt_tuning"
     source = "Wang et al. 2023 (arXiv 2303.02861), by Hugging Face PEFT"
     at_input = True
+    shares_base = False
     suppressible = False
     fields = (
         Field(name="length", kind=FieldKind.SIZE, default=None, low=0, help="virtual tokens"),

@@ -18,6 +18,7 @@ class PTuning(AbstractMethod):
     name = "p_tuning"
     source = "Liu et al. 2021 (arXiv 2103.10385), by Hugging Face PEFT"
     at_input = True
+    shares_base = False
     suppressible = False
     fields = (
         Field(name="length", kind=FieldKind.SIZE, default=None, low=0, help="virtual tokens"),

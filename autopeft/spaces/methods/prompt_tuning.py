@@ -18,6 +18,7 @@ class PromptTuning(AbstractMethod):
     source = "Lester et al. 2021 (arXiv 2104.08691), by Hugging Face PEFT"
     learning_rates = RateRange(low=3e-3, high=3e-1, source="DePT (arXiv 2309.05173): 0.3 for its prompt")
     at_input = True
+    shares_base = False
     suppressible = False
     fields = (
         Field(name="length", kind=FieldKind.SIZE, default=None, low=0, help="virtual tokens"),

@@ -8,9 +8,9 @@ Shapes: N batch, H heads, K key/value heads, Q queries, S keys, D head width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Final, final
+from typing import Final, Protocol, final
 
 import torch
 from torch import nn
@@ -76,14 +76,32 @@ class _AttentionHandle:
         self.adapter = adapter
 
     def remove(self) -> None:
-        kept = [adapter for adapter in self.attention.__dict__.pop(_SLOT, []) if adapter is not self.adapter]
-        if kept:
-            self.attention.__dict__[_SLOT] = kept
-        if not any(_SLOT in module.__dict__ for module in self.model.modules()):
-            for config in _configs(self.model):
-                name = config._attn_implementation or ""
-                if name.startswith(_NAME):
-                    config._attn_implementation_internal = name.removeprefix(_NAME)
+        kept = [adapter for adapter in take_out(self.attention) if adapter is not self.adapter]
+        put_in(self.model, self.attention, kept)
+
+
+class Acting(Protocol):
+    """What may act around attention."""
+
+    def around(self, attend: AttentionFunction, *, fused: bool) -> AttentionFunction: ...
+
+
+def take_out(module: nn.Module) -> "list[Acting]":
+    """What acts in `module`, which it acts in no longer; the model keeps calling our attention function."""
+    return module.__dict__.pop(_SLOT, [])
+
+
+def put_in(model: PreTrainedModel, module: nn.Module, acting: "Sequence[Acting]") -> None:
+    """Let only `acting` act in an attention module; without any in `model`, the model's own function comes back."""
+    module.__dict__.pop(_SLOT, None)
+    if acting:
+        _switch(model)
+        module.__dict__[_SLOT] = list(acting)
+    if not any(_SLOT in other.__dict__ for other in model.modules()):
+        for config in _configs(model):
+            name = config._attn_implementation or ""
+            if name.startswith(_NAME):
+                config._attn_implementation_internal = name.removeprefix(_NAME)
 
 
 def _configs(model: PreTrainedModel) -> Iterator[PretrainedConfig]:

@@ -1,0 +1,1 @@
+"""Several configurations that train at once on one frozen base model."""
