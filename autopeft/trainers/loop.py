@@ -193,8 +193,8 @@ def _backward(run: Run, regularizers: Regularizers, step: Step, *, trained: bool
         ask = partial(run.task.outputs, model, part.batch, device)
         loss = run.task.loss(*regularizers.outputs(ask, part.batch))
         extra = [term for term in (run.adapters.penalty(), regularizers.penalty()) if term is not None]
-        if trained:
-            whole = sum(extra, start=loss)
+        whole = sum(extra, start=loss)
+        if trained and whole.requires_grad:  # which it does not where every adapter happened to be left out of the step
             (whole if part.share == 1.0 else part.share * whole).backward()
         total += loss.detach() if part.share == 1.0 else part.share * loss.detach()
     if trained:

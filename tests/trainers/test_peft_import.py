@@ -89,6 +89,18 @@ EQUAL: list[tuple[peft.PeftConfig, dict[str, object]]] = [
         peft.IA3Config(target_modules=["key", "intermediate.dense"], feedforward_modules=[]),
         {"ia3": {"enabled": 1, "targets": [KEY, "intermediate.dense"]}},
     ),
+    (
+        peft.PsoftConfig(r=4, target_modules=TARGETS, psoft_alpha=4, use_cayley_neumann=True, cayley_neumann_eps=0.9),
+        {"psoft": {"rank": 4, "neumann": True, "bound": 0.9}},
+    ),
+    (
+        peft.LoHaConfig(r=4, alpha=4, target_modules=TARGETS, module_dropout=0.25),
+        {"loha": {"rank": 4, "alpha": 4.0, "module_dropout": 0.25}},
+    ),
+    (
+        peft.VBLoRAConfig(r=4, vector_length=16, target_modules=TARGETS, init_vector_bank_bound=0.1, init_logits_std=1),
+        {"vblora": {"rank": 4, "start": 0.1, "spread": 1.0}},
+    ),
 ]
 
 

@@ -74,6 +74,14 @@ def test_equal_seeds_give_equal_runs_and_others_do_not(trainer: Trainer) -> None
     ]
 
 
+def test_a_step_that_leaves_every_adapter_out_trains_nothing_and_goes_on(tmp_path: Path) -> None:
+    made = support.trainer(tmp_path, support.language(tmp_path), model="llama")
+    values = {"rank": 2, "targets": MODELS["llama"].query_value[:1], "module_dropout": 0.9}
+    reports = list(made.run(job(configuration(setting("loha", (1,), **values)))))
+    assert reports[-1].failure is None
+    assert len(losses(reports)) == 2
+
+
 def test_a_trial_does_not_depend_on_the_ones_before_it(trainer: Trainer) -> None:
     alone = list(trainer.run(job(MIXED, seed=4)))
     together = list(trainer.run(job(LORA, MIXED, seed=3)))

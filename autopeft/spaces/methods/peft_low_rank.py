@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import final
+from typing import Final, final
 
 from autopeft.spaces.methods.bridged import (
     RANK,
@@ -23,6 +23,8 @@ from autopeft.spaces.methods.bridged import (
 from autopeft.spaces.methods.method import RateRange
 from autopeft.spaces.model_shape import Site
 from autopeft.spaces.peft_counts import share, whole
+
+MODULE_DROPOUT: Final = real("module_dropout", 0.0, high=0.9, text="chance that a map's update is left out of a step")
 
 
 def _fewer(site: Site, values: Values) -> tuple[str, str, str] | None:
@@ -170,8 +172,9 @@ class Loha(AbstractBridged):
         TARGETS,
         real("alpha", 8.0, low=1e-6, text="scale is alpha / rank"),
         dropout("of the update's rows", high=0.9),
+        MODULE_DROPOUT,
     )
-    columns = peft_names(rank="r", alpha="alpha", dropout="rank_dropout")
+    columns = peft_names(rank="r", alpha="alpha", dropout="rank_dropout", module_dropout="module_dropout")
     rule = staticmethod(at_most_width)
 
 
@@ -188,10 +191,16 @@ class Lokr(AbstractBridged):
         real("alpha", 8.0, low=1e-6, text="scale is alpha / rank"),
         integer("factor", -1, low=-1, text="size of the smaller matrix; -1 for the squarest split"),
         flag("decompose_both", text="the smaller matrix of low rank too"),
-        dropout("of the update's rows", high=0.9),
+        dropout("of the update's rows"),
+        MODULE_DROPOUT,
     )
     columns = peft_names(
-        rank="r", alpha="alpha", factor="decompose_factor", decompose_both="decompose_both", dropout="rank_dropout"
+        rank="r",
+        alpha="alpha",
+        factor="decompose_factor",
+        decompose_both="decompose_both",
+        dropout="rank_dropout",
+        module_dropout="module_dropout",
     )
 
     @staticmethod
@@ -296,10 +305,21 @@ class TinyLora(AbstractBridged):
         size("numbers", "trained numbers at each target"),
         TARGETS,
         integer("rank", 2, text="of the frame"),
+        real("start", 0.0, high=1e3, text="numbers start between this and its negative; 0: no change"),
         dropout(),
     )
     columns = peft_names(numbers="u", rank="r", dropout="tinylora_dropout")
     rule = staticmethod(at_most_width)
+
+    @staticmethod
+    def options(values: Values) -> Mapping[str, object]:
+        return {"init_weights": "uniform", "init_v_bound": values["start"]} if values["start"] else {}
+
+    @staticmethod
+    def read_site(  # type: ignore[override]  # stands for the class variable of that name
+        config: Mapping[str, object], site: Site
+    ) -> Mapping[str, float]:
+        return {"start": share(config, "init_v_bound", 0.02) if config.get("init_weights") == "uniform" else 0.0}
 
 
 @final
@@ -316,10 +336,18 @@ class VbLora(AbstractBridged):
         integer("vectors", 256, low=2, text="in the bank"),
         integer("vector_length", 16, text="divides both widths"),
         integer("top_k", 2, text="vectors in a mixture"),
+        real("start", 0.02, low=1e-6, high=1e3, text="vectors start between this and its negative"),
+        real("spread", 0.1, high=1e3, text="deviation of the mixtures' first logits"),
         dropout(),
     )
     columns = peft_names(
-        rank="r", vectors="num_vectors", vector_length="vector_length", top_k="topk", dropout="vblora_dropout"
+        rank="r",
+        vectors="num_vectors",
+        vector_length="vector_length",
+        top_k="topk",
+        start="init_vector_bank_bound",
+        spread="init_logits_std",
+        dropout="vblora_dropout",
     )
 
     @staticmethod

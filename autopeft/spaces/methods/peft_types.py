@@ -43,6 +43,7 @@ from autopeft.spaces.methods.peft_low_rank import (
 )
 from autopeft.spaces.methods.peft_subspace import Adamss, Osf, Poly, UniLora
 from autopeft.spaces.model_shape import Site
+from autopeft.spaces.peft_counts import share
 
 WAVELETS: Final = ("db1", "db2", "db4", "db8", "sym4", "sym8", "coif1", "coif2")
 """Of those that peft knows, one or two of each length; db1 is Haar's."""
@@ -223,6 +224,7 @@ class Psoft(AbstractBridged):
         flag("scale_out", default=True, text="a trained factor for each output of the core"),
         flag("neumann", text="the rotation by a series, faster than by solving"),
         integer("terms", 5, low=2, high=64, text="of the series"),
+        real("bound", 0.0, high=0.999, text="Frobenius norm at most of what the series turns by; 0 for none"),
         dropout(),
     )
     columns = peft_names(
@@ -239,7 +241,14 @@ class Psoft(AbstractBridged):
 
     @staticmethod
     def options(values: Values) -> Mapping[str, object]:
-        return {"psoft_alpha": values["rank"]}  # which cancels: the frames are divided by what multiplies the update
+        # alpha cancels: the frames are divided by what multiplies the update
+        return {"psoft_alpha": values["rank"], "cayley_neumann_eps": values["bound"] or None}
+
+    @staticmethod
+    def read_site(  # type: ignore[override]  # stands for the class variable of that name
+        config: Mapping[str, object], site: Site
+    ) -> Mapping[str, float]:
+        return {"bound": share(config, "cayley_neumann_eps", 0.0)}
 
     @staticmethod
     def rule(site: Site, values: Values) -> tuple[str, str, str] | None:

@@ -187,7 +187,9 @@ class PeftSite(AbstractSiteUpdate):
 
     def _options(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the layer asks for beside its input: of POLY the number of each row's task, and there is one task."""
-        return {"task_ids": torch.zeros(len(x), dtype=torch.long)} if self._recipe.peft_type == "POLY" else {}
+        if self._recipe.peft_type != "POLY":
+            return {}
+        return {"task_ids": torch.zeros(len(x), dtype=torch.long, device=x.device)}
 
     def _without_taken(self, x: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
         if not self._recipe.takes_out:

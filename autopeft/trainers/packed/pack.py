@@ -174,13 +174,14 @@ class Pack:
             raise _OutOfMemoryError(slots, failure) from None
 
     def _loss(self, slot: Slot, part: Part, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor | None:
-        """The part of the slot's step in what is to be differentiated; None where nothing is trained."""
+        """The part of the slot's step in what is to be differentiated; None where this step trains nothing."""
         loss = slot.run.task.loss(outputs, targets)
         penalty = slot.run.adapters.penalty()
         slot.loss = slot.loss + part.share * loss.detach()
         if not slot.course.parameters:
             return None
-        return part.share * (loss if penalty is None else loss + penalty)
+        whole = part.share * (loss if penalty is None else loss + penalty)
+        return whole if whole.requires_grad else None
 
     def _outputs(self, slots: Sequence[Slot], batches: Sequence[Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Each slot's outputs and targets; their rows go through the base together."""

@@ -386,3 +386,33 @@ def test_linear_map_types_work_on_every_kind_of_task(kind: str) -> None:
         after.square().sum().backward()
         assert all(parameter.grad is not None for parameter in adapters.parameters())
     assert not torch.equal(before, after)
+
+
+@pytest.mark.parametrize(("method", "tensor"), [("vblora", "vector_bank"), ("tinylora", "tinylora_v")])
+def test_numbers_start_within_the_bound_that_is_given(method: str, tensor: str, bert: PreTrainedModel) -> None:
+    shape = measure(bert, bert.config)
+    for start in (0.02, 4.0):
+        with inject(bert, shape, configuration(on_query(method, start=start)), seed=0) as adapters:
+            (first,) = [value for name, value in adapters.named_parameters() if tensor in name]
+            assert 0.4 * start < first.abs().max() <= start
+
+
+@pytest.mark.parametrize("method", ["loha", "lokr"])
+def test_a_map_is_left_out_of_as_many_steps_as_its_dropout_says(method: str, bert: PreTrainedModel) -> None:
+    shape = measure(bert, bert.config)
+    config = configuration(on_query(method, module_dropout=0.5))
+    x, linear = torch.randn(3, 32), query(bert, shape)
+    bare = linear(x)
+    with inject(bert, shape, config, seed=0) as adapters, torch.no_grad():
+        disturb(adapters, size=0.2)
+        adapters.train()
+        left_out = sum(torch.equal(linear(x), bare) for _ in range(200))
+        adapters.eval()
+        assert not torch.equal(linear(x), bare)
+    assert 60 < left_out < 140
+
+
+def test_the_task_of_a_row_is_told_where_the_row_is(bert: PreTrainedModel) -> None:
+    shape = measure(bert, bert.config)
+    site = site_of(build(shape, configuration(on_query("poly")), seed=0))
+    assert site._options(torch.empty(2, 3, 32, device="meta"))["task_ids"].device.type == "meta"
