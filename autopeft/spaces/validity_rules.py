@@ -103,6 +103,15 @@ def _allocated(configuration: Configuration) -> str:
     return "" if sampling == "none" else f"layer_sampling: {sampling} leaves layers out whose ranks adalora must judge"
 
 
+def _hidden_activations(configuration: Configuration) -> str:
+    settings = _settings(configuration)
+    watching = [name for name in ("density", "ggpo_sigma", "ggpo_beta") if settings.get(name)]
+    if not watching or not settings.get("checkpointing"):
+        return ""
+    seen = f"{watching[0]} {settings[watching[0]]} looks into their first pass"
+    return f"checkpointing: true computes layers twice, and {seen}"
+
+
 def _unscaled(method: AbstractMethod) -> bool:
     return not method.suppressible
 
@@ -159,6 +168,14 @@ RULES: Final[tuple[Rule, ...]] = (
         hint="use kasa on all layers and no other low-rank method, or another variant",
     ),
     Rule(
+        name="checkpointing-hides-activations",
+        meaning="`checkpointing` goes with none of `density`, `ggpo_sigma` and `ggpo_beta`, which look into the layers'"
+        " first pass.",
+        concerns=("checkpointing",),
+        problem=_hidden_activations,
+        hint="set checkpointing to false, or the others to 0",
+    ),
+    Rule(
         name="importance-needs-a-response",
         meaning="`layer_sampling: importance` probes layers by scaling the response of every method on them, which"
         " methods at the input do not allow.",
@@ -172,7 +189,7 @@ RULES: Final[tuple[Rule, ...]] = (
 
 
 RULED_SETTINGS: Final = tuple(
-    dict.fromkeys(name for rule in RULES for name in rule.concerns if name in TRAINING_FIELDS)
+    dict.fromkeys(("density", *(name for rule in RULES for name in rule.concerns if name in TRAINING_FIELDS)))
 )
 """Training settings that rules ask for."""
 

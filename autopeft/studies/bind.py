@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from autopeft.errors import SpecError
 from autopeft.objectives.memory import Setup
 from autopeft.spaces.configuration import LEARNING_RATE, Configuration, Scalar
-from autopeft.spaces.domain import Fixed
+from autopeft.spaces.domain import Choice, Domain, Fixed
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.space import SearchSpace
 from autopeft.spaces.training import ACTIVE_WITH
@@ -151,17 +151,24 @@ def _n_labels(spec: RunSpec, data: TaskSummary) -> int | None:
 
 
 def _check_active(spec: StudySpec) -> None:
-    """Refuse a dimension that means nothing beside the study's own value of another setting."""
-    decided = {name for name, _ in spec.space.training}
-    for name in sorted(decided & ACTIVE_WITH.keys()):
+    """Refuse a dimension that means nothing beside any value that another setting may have."""
+    decided = {name: spread.domain for name, spread in spec.space.training}
+    for name in sorted(decided.keys() & ACTIVE_WITH.keys()):
         other, values = ACTIVE_WITH[name]
-        own = getattr(spec.training, other)
-        if other not in decided and own not in values:
+        own = _words(decided[other]) if other in decided else (getattr(spec.training, other),)
+        if not set(own) & set(values):
             raise SpecError(
                 f"space.{name}: means something only with {other} {' or '.join(map(str, values))}, and this study has"
-                f" {own}",
+                f" {' or '.join(map(str, own))}",
                 hint=f"put {other} into training or space, or leave {name} out",
             )
+
+
+def _words(domain: Domain) -> tuple[object, ...]:
+    """What a category may be."""
+    if isinstance(domain, Choice):
+        return domain.values
+    return (domain.value,) if isinstance(domain, Fixed) else ()
 
 
 def _check_rate(spec: StudySpec, *, head: bool) -> None:

@@ -256,7 +256,7 @@ def _prior(prior: LayerPrior, n_layers: int) -> str:
 
 
 def _share(parameters: int, summary: CheckSummary) -> str:
-    return f"{100 * parameters / summary.base_parameters:.2g} %"
+    return percentage(parameters, summary.base_parameters)
 
 
 def _arrow(objective: Objective) -> str:
@@ -312,7 +312,7 @@ def estimate_table(estimate: Mapping[str, object], described: str) -> Renderable
     table.add_column("", ratio=1)
     for part, n_bytes in memory.items():
         table.add_row(Text(part), Text(human_bytes(n_bytes)), "", style="bold" if part == "total" else "")
-    share = f"{parameters:,} trainable parameters, {100 * parameters / base:.2g} % of {base:,}"
+    share = f"{parameters:,} trainable parameters, {percentage(parameters, base)} of {base:,}"
     rows: list[RenderableType] = [Text(described, style="bold"), Text(share), Text(""), table]
     fit = estimate.get("fit")
     if isinstance(fit, Mapping):
@@ -356,3 +356,9 @@ def _trial_json(trial: Trial, objectives: Sequence[Objective]) -> dict[str, obje
         "configuration": trial.configuration.to_json(),
         "epochs": [measurement.to_json() for measurement in trial.measurements],
     }
+
+
+def percentage(part: int, whole: int) -> str:
+    """A share of `whole` in percent, two digits of it or all before the point."""
+    share = 100 * part / whole
+    return f"{share:.0f} %" if share >= 99.5 else f"{share:.2g} %"

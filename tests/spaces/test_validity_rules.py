@@ -54,6 +54,10 @@ def test_rules_name_methods_and_settings_that_exist() -> None:
             r"ggpo_beta: 0\.1 puts noise on the targets of lora, .* does not have \(rule ggpo-needs-lora\)",
         ),
         (
+            {"lora": {"rank": 2}, "ggpo_sigma": 0.1, "checkpointing": True},
+            r"ggpo_sigma 0\.1 looks into their first pass \(rule checkpointing-hides-activations\)",
+        ),
+        (
             {"peft_lora": {"rank": 4, "variant": "mica"}, "optimizer": "lora_fa"},
             r"freezes the factors A, which are all that .* mica trains \(rule lora-fa-leaves-something\)",
         ),
@@ -129,6 +133,14 @@ def test_rules_see_what_the_study_sets_for_every_configuration() -> None:
         space({"serial_adapter": {"bottleneck": 8}}, optimizer="lora_fa")
     own = space({**mapping, "optimizer": "choice(adamw, galore)"}, optimizer="lora_fa")
     assert any(row.method("lora") is None for row in own.sample(np.random.default_rng(0), 50)), "the space's goes first"
+
+
+def test_activations_are_looked_into_only_where_they_are_kept() -> None:
+    made = space({"lora": {"rank": 4}, "density": "choice(0, 1)", "checkpointing": "bool"})
+    assert len(list(made.configurations())) == 3
+    assert made.size().rules == ("checkpointing-hides-activations",)
+    watched = space({"lora": {"rank": 4}, "checkpointing": "bool"}, density=1.0)
+    assert [dict(row.training)["checkpointing"] for row in watched.configurations()] == [False]
 
 
 def test_a_method_whose_response_cannot_be_scaled_is_not_sampled_by_importance(monkeypatch: pytest.MonkeyPatch) -> None:

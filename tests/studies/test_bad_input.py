@@ -66,6 +66,14 @@ CASES: list[tuple[dict[str, object], tuple[str, ...]]] = [
         ("space.galore_rank: means something only with optimizer galore", "adamw"),
     ),
     (
+        {"space__layer_sampling": "choice(none, random)", "space__suppression": 0.5},
+        ("space.suppression: means something only with layer_sampling importance", "this study has none or random"),
+    ),
+    (
+        {"space__checkpointing": True, "training__density": 1.0},
+        ("checkpointing-hides-activations", "density 1.0 looks into their first pass"),
+    ),
+    (
         {"space": {"serial_adapter": {"bottleneck": 4}}, "training__optimizer": "lora_fa"},
         ("lora-fa-needs-factors", "use optimizer adamw"),
     ),

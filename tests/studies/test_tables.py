@@ -12,6 +12,7 @@ from autopeft.studies.tables import (
     check_table,
     front_json,
     front_table,
+    percentage,
     print_table,
     studies_table,
     trials_json,
@@ -153,3 +154,10 @@ def test_text_without_room_beside_the_values_stands_below_them() -> None:
     assert "trial  configuration" not in wide
     for trial in told:
         assert sum(line.split()[:1] == [str(trial.number)] for line in narrow.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "shown"), [(3, 2, "150 %"), (1, 1, "100 %"), (3, 400, "0.75 %"), (996, 1000, "100 %")]
+)
+def test_shares_of_a_model_are_written_out(part: int, whole: int, shown: str) -> None:
+    assert percentage(part, whole) == shown
