@@ -13,9 +13,11 @@ from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.methods import METHODS
 from autopeft.spaces.methods.bridged import AbstractBridged
+from autopeft.spaces.peft_targets import input_embedding
 from autopeft.trainers import peft_export, peft_gated, peft_prompts
 from autopeft.trainers.adapters.adapter import LoraFactors
 from autopeft.trainers.adapters.norms import NormAdapter
+from autopeft.trainers.adapters.tokens import TokensAdapter
 from autopeft.trainers.inject import AdapterSet
 from autopeft.trainers.kinds import CAUSAL, CLASSIFICATION, SEQUENCES, TOKENS
 from autopeft.trainers.model import LoadedModel, head_state
@@ -26,6 +28,7 @@ FRAMED: Final = ("inttune", "loldu", "nlora", "sorsa", "svfit")
 LORAS: Final = (*FRAMED, "binary_lora", "lora", "lora_group", "s2_lora", "slora")
 """Methods of our own that are plain LoRA at inference."""
 NORMS: Final = "ln_tuning"
+EMBEDDINGS: Final = "trainable_tokens"
 CONFIG_FILE: Final = "adapter_config.json"
 TENSORS_FILE: Final = "adapter_model.safetensors"
 TASK_TYPES: Final[Mapping[str, str]] = {
@@ -72,7 +75,7 @@ def check_exportable(configuration: Configuration, *, transposed: bool = False) 
             in a way that the format has no place for.
     """
     methods = [setting.method for setting in configuration]
-    if len(methods) == 1 and methods[0] in (NORMS, peft_gated.GATED, *peft_prompts.METHODS_AT_INPUT):
+    if len(methods) == 1 and methods[0] in (NORMS, EMBEDDINGS, peft_gated.GATED, *peft_prompts.METHODS_AT_INPUT):
         return
     if len(methods) == 1 and isinstance(METHODS.get(methods[0]), AbstractBridged):
         peft_export.check_exportable(configuration.methods[0], transposed=transposed)
@@ -100,6 +103,8 @@ def write_single(folder: Path, adapters: AdapterSet, *, info: AdapterInfo, head:
         config = _config(pairs)
     elif method == NORMS:
         tensors, config = _norms(adapters, info)
+    elif method == EMBEDDINGS:
+        tensors, config = _embeddings(adapters, info)
     elif method in peft_prompts.METHODS_AT_INPUT:
         exported, key = peft_prompts.export_prompt(adapters, info), peft_prompts.KEY
         tensors, config = dict(exported.tensors), exported.config
@@ -136,6 +141,16 @@ def _norms(adapters: AdapterSet, info: AdapterInfo) -> tuple[dict[str, torch.Ten
                 f"{_KEY}{names[-1]}.ln_tuning_layers.{key}": row for key, row in adapter.tensors(target).items()
             }
     return tensors, {"peft_type": "LN_TUNING", "target_modules": sorted(names)}
+
+
+def _embeddings(adapters: AdapterSet, info: AdapterInfo) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    """Rows and numbers of trained tokens."""
+    ((_, _, adapter),) = adapters.adapters()
+    assert isinstance(adapter, TokensAdapter)
+    place = info.in_model(input_embedding(info.shape).name)
+    numbers = range(adapter.first, adapter.first + len(adapter.rows))
+    config = {"peft_type": "TRAINABLE_TOKENS", "token_indices": [*numbers], "target_modules": [place]}
+    return {f"{_KEY}{place}.trainable_tokens_delta": adapter.rows.detach()}, config
 
 
 def _pairs(adapters: AdapterSet, info: AdapterInfo) -> dict[str, LoraFactors]:

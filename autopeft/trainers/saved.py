@@ -57,7 +57,10 @@ class AdapterInfo:
 
     def module_name(self, layer: int, target: str) -> str:
         """Dotted name of a site in the model with its task head."""
-        path = f"{self.shape.path_of(layer)}.{target}"
+        return self.in_model(f"{self.shape.path_of(layer)}.{target}")
+
+    def in_model(self, path: str) -> str:
+        """Dotted name in the model with its task head of what is called `path` in the base."""
         return f"{self.base_prefix}.{path}" if self.base_prefix else path
 
     def to_json(self) -> dict[str, object]:

@@ -23,14 +23,14 @@ from autopeft.trainers.model import load_model, reset_head
 from autopeft.trainers.saved import restore_adapter, save_adapter
 from autopeft.trainers.sites import measure
 from tests.configurations import configuration, setting
-from tests.models import EVERY, IMAGE_MODELS, MODELS, SHORT, build_base, example, save_model
+from tests.models import EVERY, IMAGE_MODELS, MODELS, SHORT, VOCABULARY_SIZE, build_base, example, save_model
 
 Case = tuple[str, PreTrainedModel, ModelShape, Configuration]
 
 EXACT_IDENTITY = {
     *("adaption_prompt", "inttune", "ln_tuning", "loldu", "lora", "lora_group", "mola", "nlora"),
     "parallel_adapter",
-    *("s2_lora", "s2ft", "slora", "sorsa", "ssf", "svfit"),
+    *("s2_lora", "s2ft", "slora", "sorsa", "ssf", "svfit", "trainable_tokens"),
     *(
         "adalora",
         "adamss",
@@ -95,6 +95,7 @@ SIZES: dict[str, tuple[FieldValue, FieldValue]] = {
     "ssf": (1, 1),
     "ln_tuning": (1, 1),
     "svfit": (2, 5),
+    "trainable_tokens": (VOCABULARY_SIZE, VOCABULARY_SIZE),
     **{name: (2, 5) for name in METHODS if isinstance(METHODS[name], AbstractBridged)},
     "adalora": (3, 5),
     **dict.fromkeys(("beft", "ia3", "road", "supertuning"), (1, 1)),

@@ -29,6 +29,7 @@ from autopeft.spaces.methods.slora import Slora
 from autopeft.spaces.methods.sorsa import Sorsa
 from autopeft.spaces.methods.ssf import Ssf
 from autopeft.spaces.methods.svfit import Svfit
+from autopeft.spaces.methods.trainable_tokens import TrainableTokens
 
 METHODS: dict[str, AbstractMethod] = {
     "adaption_prompt": AdaptionPrompt(),
@@ -58,6 +59,7 @@ METHODS: dict[str, AbstractMethod] = {
     "sorsa": Sorsa(),
     "ssf": Ssf(),
     "svfit": Svfit(),
+    "trainable_tokens": TrainableTokens(),
     **{method.name: method for method in PEFT_TYPES},
 }
 """Every method by name."""

@@ -24,7 +24,7 @@ def embedding_width(shape: ModelShape) -> int:
     return input_embedding(shape).sizes[0][1][1] if shape.parts else shape.hidden_size
 
 
-def check_input(method: str, shape: ModelShape, *, layer: int) -> None:
+def check_embeds(method: str, shape: ModelShape, *, layer: int) -> None:
     """Raise ConfigurationError when a method that acts at the input is on another layer than the first, or there are
     no token embeddings.
     """
@@ -37,6 +37,11 @@ def check_input(method: str, shape: ModelShape, *, layer: int) -> None:
         raise ConfigurationError(
             f"{method}: this {shape.family} model embeds no tokens", hint=f"leave {method} out, or use a text model"
         )
+
+
+def check_input(method: str, shape: ModelShape, *, layer: int) -> None:
+    """Raise ConfigurationError when the model's input has no place for a method's virtual tokens on that layer."""
+    check_embeds(method, shape, layer=layer)
     if any(part.name.endswith(READ_TWICE) for part in shape.parts):
         raise ConfigurationError(
             f"{method}: layers of this {shape.family} model read the tokens' numbers again, virtual tokens have none",

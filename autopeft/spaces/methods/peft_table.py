@@ -35,6 +35,11 @@ OWN: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = MappingProxyType(
             "flat, with a length for each layer; on BART but not T5, whose attention has no room for a prefix",
             (),
         ),
+        "TRAINABLE_TOKENS": (
+            "trainable_tokens",
+            "a range of tokens by number; counts as part of layer 0; with the output map where it is tied",
+            _TEXTLESS,
+        ),
     }
 )
 """Types that have a method of our own, what differs, and the kinds of task that they do not work on."""
@@ -47,8 +52,6 @@ OUTSIDE: Final[Mapping[str, str]] = MappingProxyType(
         " frames of a map hold more numbers than its weight; an adapter here starts from its own map",
         "SHADOW": "it trains a second model of the base's class, whose state runs beside the hidden states through"
         " PEFT's own forward of the whole model",
-        "TRAINABLE_TOKENS": "it trains the embeddings of tokens that are given by number, as those added for one data"
-        " set are; there is nothing to search in it",
         "XLORA": "it trains a gate over LoRA adapters given as folders, and a trial starts with none; `mola` trains"
         " experts and their gate together",
     }

@@ -14,6 +14,7 @@ _BRIDGE: Final = ("peft_bridge", "build_bridged")
 
 BUILDERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
+        "trainable_tokens": ("tokens", "build_trainable_tokens"),
         "dept": ("prompts", "build_dept"),
         "prompt_tuning": ("prompts", "build_prompt_tuning"),
         "p_tuning": ("prompts", "build_p_tuning"),
