@@ -33,8 +33,19 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pruning:
+    """Why a trial was stopped before its last epoch."""
+
+    rung: int
+    """Epochs it had trained."""
+    because: str
+    final: bool
+    """Whether it will never go on, whatever the trials after it show."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One configuration's life in a study. Finished trials never change."""
+    """One configuration's life in a study. Finished trials never change, but for pruned ones that may go on."""
 
     number: int
     configuration: Configuration
@@ -45,6 +56,8 @@ class Trial:
     """Known or predicted objectives at proposal time, e.g. `{"parameters": 1536, "memory": 1.2e8}`."""
     failure: Failure | None = None
     """Set exactly when `state` is FAILED."""
+    pruning: Pruning | None = None
+    """Set when `state` is PRUNED; None there too where nobody noted why."""
     seconds: float = 0.0
     """Wall-clock seconds from start to end, as the driver saw them."""
 
@@ -52,6 +65,10 @@ class Trial:
     def final(self) -> Measurement | None:
         """The last measurement of a completed trial; None otherwise."""
         return self.measurements[-1] if self.state is TrialState.COMPLETED and self.measurements else None
+
+    def at(self, epoch: int) -> Measurement | None:
+        """What was measured at the end of that epoch; None where the trial did not get there."""
+        return next((row for row in self.measurements if row.epoch == epoch), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

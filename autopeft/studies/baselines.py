@@ -38,7 +38,9 @@ def baselines_of(spec: StudySpec, shape: ModelShape, *, n_trials: int) -> tuple[
 
 
 def _searching(spec: StudySpec, engine: str, n_trials: int) -> StudySpec:
-    return replace(spec, search=SearchSettings(engine=engine, trials=n_trials, seed=spec.search.seed))
+    """The study with another search; each of its trials is trained to the end, as the front was."""
+    settings = SearchSettings(engine=engine, trials=n_trials, seed=spec.search.seed)
+    return replace(spec, search=settings, fidelity=None)
 
 
 def _lora(spec: StudySpec, shape: ModelShape, *, n_trials: int) -> StudySpec:

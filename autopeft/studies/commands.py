@@ -3,26 +3,22 @@
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from autopeft.errors import SpecError
-from autopeft.spaces.configuration import Configuration
-from autopeft.spaces.space import SearchSpace
-from autopeft.studies.bind import BoundStudy, bind_study
+from autopeft.studies.bind import bind_study
 from autopeft.studies.estimate import Conditions
 from autopeft.studies.events import Listener, StopReason, StudyEvent, TrialReported
-from autopeft.studies.layer_prior import LayerPrior, find_layer_prior
+from autopeft.studies.layer_prior import find_layer_prior
 from autopeft.studies.load import load_spec
 from autopeft.studies.progress import choose_mode
 from autopeft.studies.storage import StudyStorage
 from autopeft.studies.study import Study
+from autopeft.studies.summary import summarise
 from autopeft.studies.tables import (
-    CheckSummary,
     check_table,
     estimate_table,
     front_table,
@@ -40,8 +36,6 @@ if TYPE_CHECKING:
 
 FINISHED = (StopReason.BUDGET, StopReason.EXHAUSTED)
 """Why a study stopped that has nothing left to do."""
-N_SAMPLES = 256
-"""Configurations looked at for the predicted ranges that `check` shows."""
 
 
 def search(file: Path, *, storage: str, settings: Sequence[str], as_json: bool, quiet: bool, verbose: bool) -> int:
@@ -92,58 +86,6 @@ def check(file: Path, *, storage: str, settings: Sequence[str], as_json: bool) -
         print_json(summary.to_json())
     else:
         print_table(check_table(summary))
-
-
-def summarise(bound: BoundStudy, prior: LayerPrior | None = None) -> CheckSummary:
-    """Size and predicted ranges of a bound study, and what leads its first trials."""
-    spec, space = bound.spec, bound.space
-    size = space.size()
-    parameters, memory = _range(space, "parameters"), _range(space, "memory")
-    return CheckSummary(
-        study=spec.study,
-        model=spec.model.name,
-        n_layers=space.shape.n_layers,
-        objectives=spec.objectives,
-        dimensions=tuple(_rows(space.definition.to_mapping())),
-        configurations=size.configurations,
-        continuous=size.continuous,
-        parameters=(int(parameters[0]), int(parameters[1])),
-        base_parameters=space.shape.base_parameters,
-        memory=memory,
-        n_trials=spec.search.trials,
-        engine=spec.search.engine,
-        rules=size.rules,
-        layer_prior=prior,
-    )
-
-
-def _range(space: SearchSpace, quantity: str) -> tuple[float, float]:
-    """Least and most of a quantity over the valid configurations: the extremes of a sample, followed downhill."""
-    sample = space.sample(np.random.default_rng(0), N_SAMPLES)
-    ends = [
-        _descend(space, sample, lambda row, sign=sign: sign * space.quantity(quantity, row)) for sign in (1.0, -1.0)
-    ]
-    return space.quantity(quantity, ends[0]), space.quantity(quantity, ends[1])
-
-
-def _descend(
-    space: SearchSpace, sample: Sequence[Configuration], loss: Callable[[Configuration], float]
-) -> Configuration:
-    here = min(sample, key=loss)
-    while True:
-        best = min(space.neighbours(here), key=loss, default=here)
-        if loss(best) >= loss(here):
-            return here
-        here = best
-
-
-def _rows(space: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted name, domain as written) of everything a space says."""
-    for name, value in space.items():
-        if isinstance(value, Mapping):
-            yield from _rows(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", str(value)
 
 
 def front(name: str, *, storage: str, as_json: bool, plot: Path | None) -> None:

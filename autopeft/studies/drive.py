@@ -3,10 +3,11 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from autopeft.errors import InputError, StorageError
+from autopeft.search.scheduler import AbstractScheduler, RunAll
 from autopeft.search.searcher import AbstractSearcher
 from autopeft.spaces.space import SearchSpace
 from autopeft.studies.artifacts import Artifacts
@@ -36,6 +37,8 @@ class Plan:
     n_trials: int
     epochs: int
     worker: WorkerSpec
+    scheduler: AbstractScheduler = field(default_factory=RunAll)
+    """Which trials train on after an epoch."""
     artifacts: Path | None = None
     """Folder in which every study keeps its adapters in a folder of its own; None keeps none."""
     source: Callable[[AbstractTrialSource], AbstractTrialSource] | None = None
@@ -77,18 +80,7 @@ def drive(
     stop = stop or StopRequest()
     lock = StudyLock(study, on_lost=lambda: stop.raise_to(StopLevel.NOW))
     with lock:
-        runner = Runner(
-            study,
-            space=plan.space,
-            searcher=plan.searcher,
-            seed=plan.seed,
-            n_trials=plan.n_trials,
-            epochs=plan.epochs,
-            artifacts=Artifacts(plan.artifacts, study.name) if plan.artifacts else None,
-            capacity=capacity_of(resources),
-            deadline_seconds=resources.trial_deadline_seconds,
-            listeners=listeners,
-        )
+        runner = _runner(study, plan, resources, listeners)
         history = runner.history()
         runner.emit(StudyOpened(study=study.name, objectives=study.objectives, n_trials=plan.n_trials, history=history))
         reason = StopReason.ABORTED
@@ -114,6 +106,22 @@ def drive(
             hint="that one goes on; nothing is lost",
         )
     return reason
+
+
+def _runner(study: StoredStudy, plan: Plan, resources: Resources, listeners: Sequence[Listener]) -> Runner:
+    return Runner(
+        study,
+        space=plan.space,
+        searcher=plan.searcher,
+        seed=plan.seed,
+        n_trials=plan.n_trials,
+        epochs=plan.epochs,
+        scheduler=plan.scheduler,
+        artifacts=Artifacts(plan.artifacts, study.name) if plan.artifacts else None,
+        capacity=capacity_of(resources),
+        deadline_seconds=resources.trial_deadline_seconds,
+        listeners=listeners,
+    )
 
 
 def _forget(study: StoredStudy, runner: Runner) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from autopeft.errors import SpecError
 from autopeft.objectives.objective import Objective, resolve_objectives
+from autopeft.search.schedulers import Fidelity
 from autopeft.spaces.constraints import read_amount
 from autopeft.spaces.definition import SpaceDefinition
 from autopeft.studies.executor import Resources
@@ -56,6 +57,7 @@ def to_spec(document: Document, *, folder: Path | None) -> StudySpec:
         objectives=objectives,
         search=_search(file, document),
         training=_training(file, objectives),
+        fidelity=_fidelity(file, document),
         resources=_resources(file),
         mlflow=file.tracking.mlflow if file.tracking else None,
         confirm=ConfirmSettings(**file.confirm.model_dump()),
@@ -145,9 +147,20 @@ def _objectives(file: StudyFile | RunFile, document: Document) -> tuple[Objectiv
 
 def _training(file: StudyFile | RunFile, objectives: Sequence[Objective]) -> TrainingSettings:
     """The settings written, and what the objectives need to be measured."""
-    settings = TrainingSettings(**file.training.model_dump())
+    settings = TrainingSettings(**file.training.model_dump(exclude={"fidelity"}))
     asked = any(objective.name == "activation_density" for objective in objectives)
     return replace(settings, measure_density=settings.measure_density or asked)
+
+
+def _fidelity(file: StudyFile, document: Document) -> Fidelity | None:
+    if file.training.fidelity is None:
+        return None
+    fidelity = Fidelity(**file.training.fidelity.model_dump())
+    try:
+        fidelity.check(file.training.epochs)
+    except SpecError as error:
+        raise _placed(error, document, "training") from error
+    return fidelity
 
 
 def _resources(file: StudyFile) -> Resources:

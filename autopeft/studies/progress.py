@@ -7,7 +7,7 @@ that stdout holds one JSON document at the end and nothing else.
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from enum import StrEnum
 from typing import TextIO, final
 
@@ -204,6 +204,8 @@ def _trial_line(trial: Trial, progress: StudyProgress, shape: ModelShape | None)
     text = describe(trial.configuration, shape)
     if trial.failure is not None:
         return f"trial {trial.number} failed, {trial.failure.kind.value}: {trial.failure.message} ({text})"
+    if trial.pruning is not None:
+        return f"trial {trial.number} pruned, {trial.pruning.because} ({text})"
     point = point_of(trial, progress.objectives)
     if point is None:
         return f"trial {trial.number} {trial.state.value} ({text})"
@@ -229,6 +231,7 @@ def event_json(event: StudyEvent, progress: StudyProgress) -> dict[str, object]:
                 "trial": trial.number,
                 "state": trial.state.value,
                 "failure": None if trial.failure is None else trial.failure.kind.value,
+                **({} if trial.pruning is None else {"pruned": asdict(trial.pruning)}),
                 "values": None if point is None else dict(point.values),
                 "seconds": trial.seconds,
                 "front": [other.trial for other in progress.front],

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from autopeft.errors import ConfigurationError, StorageError
 from autopeft.objectives.measurement import Measurement
-from autopeft.search.trial import Failure, FailureKind
+from autopeft.search.trial import Failure, FailureKind, Pruning
 from autopeft.spaces.canonical import read_configuration
 from autopeft.spaces.configuration import Configuration, Scalar
 from autopeft.spaces.domain import Integer, LogReal, Real, ScalarDomain
@@ -73,6 +73,8 @@ class RunRecord:
     """How many workers died under this trial; a driver's death is not counted."""
     held_out: HeldOut | None = None
     """Its score on the held-out split; None in a search, which never asks for one."""
+    pruning: Pruning | None = None
+    """Why it was stopped early, where it was."""
 
     @property
     def seconds(self) -> float:
@@ -88,6 +90,7 @@ class RunRecord:
             "failure": failure,
             "losses": self.losses,
             **({"held_out": plain(self.held_out.to_json())} if self.held_out else {}),
+            **({"pruning": asdict(self.pruning)} if self.pruning else {}),
         }
 
     @classmethod
@@ -102,6 +105,7 @@ class RunRecord:
             failure=Failure(kind=FailureKind(failure["kind"]), message=failure["message"]) if failure else None,
             losses=data["losses"],  # type: ignore[arg-type]  # written by to_json
             held_out=HeldOut.from_json(data["held_out"]) if "held_out" in data else None,  # type: ignore[arg-type]  # same
+            pruning=Pruning(**data["pruning"]) if "pruning" in data else None,  # type: ignore[arg-type]  # same
         )
 
 

@@ -111,6 +111,10 @@ def incomparable(there: StudyDefinition, here: StudyDefinition) -> str:
 
 def _measured(definition: StudyDefinition) -> StudyDefinition:
     spec = {key: definition.spec[key] for key in COMPARED}
+    training = spec["training"]
+    assert isinstance(training, Mapping)
+    # Which trials were stopped early changes nothing about those that were not.
+    spec["training"] = {key: value for key, value in training.items() if key != "fidelity"}
     return StudyDefinition(
         objectives=definition.objectives, spec=spec, space={"content": definition.space.get("content")}
     )

@@ -17,8 +17,9 @@ from dataclasses import replace
 import numpy as np
 
 from autopeft.objectives.measurement import Measurement
+from autopeft.search.scheduler import AbstractScheduler, RunAll
 from autopeft.search.searcher import AbstractSearcher
-from autopeft.search.trial import Failure, FailureKind, History, Trial, TrialState
+from autopeft.search.trial import Failure, FailureKind, History, Pruning, Trial, TrialState
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
 from autopeft.studies.artifacts import Artifacts
@@ -49,6 +50,7 @@ class Runner(AbstractTrialSource):
         seed: The study's; trial seeds are its children.
         n_trials: Trials the study may spend in all: completed, failed and pruned ones count.
         epochs: Budget of each trial.
+        scheduler: Says after each epoch which trials train on; None trains all to their end.
         artifacts: Where trained adapters go; None keeps none.
         capacity: Memory of one job; a trial that may not fit fails as `oom` without being started. None starts all.
         deadline_seconds: How long a trial may run; None for ever.
@@ -64,6 +66,7 @@ class Runner(AbstractTrialSource):
         seed: int,
         n_trials: int,
         epochs: int,
+        scheduler: AbstractScheduler | None = None,
         artifacts: Artifacts | None = None,
         capacity: Capacity | None = None,
         deadline_seconds: float | None = None,
@@ -71,6 +74,7 @@ class Runner(AbstractTrialSource):
     ) -> None:
         self._study, self._space, self._searcher = study, space, searcher
         self._seed, self._n_trials, self._epochs = seed, n_trials, epochs
+        self._scheduler = scheduler or RunAll()
         self._artifacts, self._deadline = artifacts, deadline_seconds
         self._capacity = capacity
         self._listeners = tuple(listeners)
@@ -201,6 +205,8 @@ class Runner(AbstractTrialSource):
             self._finish(number, replace(run, failure=failure), TrialState.FAILED)
         elif report.done:
             self._finish(number, run, TrialState.COMPLETED)
+        elif report.measurement is not None and (pruning := self._judged(number, report.measurement)) is not None:
+            self._finish(number, replace(run, pruning=pruning), TrialState.PRUNED)
         else:
             self._study.save(number, run)
             self._update(number, run, TrialState.RUNNING)
@@ -209,6 +215,9 @@ class Runner(AbstractTrialSource):
         if number not in self._live:
             self.emit(TrialFinished(trial=self._trials[number]))
         return number in self._live
+
+    def _judged(self, number: int, measurement: Measurement) -> Pruning | None:
+        return self._scheduler.judge(self.history(), number, measurement)
 
     def _failure(self, report: Report, run: RunRecord) -> Failure | None:
         if report.failure is not None:
@@ -270,5 +279,6 @@ class Runner(AbstractTrialSource):
             state=state,
             measurements=run.measurements,
             failure=run.failure,
+            pruning=run.pruning,
             seconds=run.seconds,
         )

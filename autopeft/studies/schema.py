@@ -87,8 +87,15 @@ class SearchSection(_Section):
     layers_from: LayersFromSection | None = None
 
 
+class FidelitySection(_Section):
+    scheduler: Literal["halving", "curves", "all"] = "halving"
+    reduction: Annotated[int, Field(ge=2)] = 3
+    minimum: PositiveInt = 1
+
+
 class TrainingSection(_Section):
     epochs: PositiveInt = 3
+    fidelity: FidelitySection | None = None
     batch_size: PositiveInt = 32
     accumulation: PositiveInt = 1
     checkpointing: bool = False
@@ -276,6 +283,7 @@ def _section_at(path: Path_) -> type[BaseModel] | None:
         ("search",): SearchSection,
         ("search", "layers_from"): LayersFromSection,
         ("training",): TrainingSection,
+        ("training", "fidelity"): FidelitySection,
         ("resources",): ResourcesSection,
         ("tracking",): TrackingSection,
         ("confirm",): ConfirmSection,

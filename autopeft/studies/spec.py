@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from autopeft.objectives.objective import Objective, resolve_objectives
+from autopeft.search.schedulers import Fidelity
 from autopeft.spaces.definition import SpaceDefinition
 from autopeft.studies.executor import Resources
 from autopeft.trainers.job import ModelSpec, TaskSpec, TrainingSettings
@@ -62,6 +63,8 @@ class StudySpec:
     mlflow: str | None
     """MLflow tracking URI; None: no tracking."""
     confirm: ConfirmSettings = ConfirmSettings()
+    fidelity: Fidelity | None = None
+    """When trials are stopped before their last epoch; None trains all to it. In the file a part of `training`."""
 
     def to_mapping(self) -> dict[str, object]:
         """The study file this came from, complete with defaults; `autopeft.studies.load.to_spec` reads it back."""
@@ -73,7 +76,7 @@ class StudySpec:
             "constraints": list(self.constraints),
             "objectives": [objective.name for objective in self.objectives],
             "search": _given(asdict(self.search)),
-            "training": asdict(self.training),
+            "training": asdict(self.training) | ({"fidelity": asdict(self.fidelity)} if self.fidelity else {}),
             "resources": _given(asdict(self.resources)),
             "tracking": {"mlflow": self.mlflow},
             "confirm": _given(asdict(self.confirm)),

@@ -310,6 +310,7 @@ def to_trial(number: int, state: TrialState, record: TrialRecord, run: RunRecord
         measurements=run.measurements,
         predicted=record.predicted,
         failure=run.failure if state is TrialState.FAILED else None,
+        pruning=run.pruning if state is TrialState.PRUNED else None,
         seconds=run.seconds,
     )
 

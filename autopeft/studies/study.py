@@ -147,6 +147,8 @@ class Study:
         Raises:
             InputError: The file, the data, the model or the storage are not usable; nothing was written.
         """
+        from autopeft.search.scheduler import RunAll
+        from autopeft.search.schedulers import make_scheduler
         from autopeft.search.table import make_searcher
         from autopeft.studies.bind import bind_study
         from autopeft.studies.drive import Plan, drive
@@ -169,6 +171,9 @@ class Study:
             seed=spec.search.seed,
             n_trials=spec.search.trials,
             epochs=spec.training.epochs,
+            scheduler=RunAll()
+            if given
+            else make_scheduler(spec.fidelity, spec.objectives, epochs=spec.training.epochs),
             worker=WorkerSpec(trainer=TRAINER, model=spec.model, task=spec.task, training=spec.training),
             artifacts=self.artifacts_root,
         )

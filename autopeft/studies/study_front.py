@@ -121,6 +121,8 @@ class StudyFront:
 def _why_not(trial: Trial) -> str:
     if trial.failure is not None:
         return f"failed ({trial.failure.kind.value}: {trial.failure.message})"
+    if trial.pruning is not None:
+        return f"was stopped early ({trial.pruning.because})"
     return {TrialState.PRUNED: "was stopped early", TrialState.RUNNING: "is still running"}.get(
         trial.state, "has a value that is not finite"
     )

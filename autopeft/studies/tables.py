@@ -1,7 +1,7 @@
 """Studies, trials and fronts as terminal tables and as JSON; every user string is text, never markup."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -12,6 +12,8 @@ from rich.text import Text
 
 from autopeft.objectives.front import Front, FrontPoint
 from autopeft.objectives.objective import Direction, Objective
+from autopeft.search.schedulers import Fidelity
+from autopeft.search.successive_halving import rungs_of
 from autopeft.search.trial import History, Trial, TrialState
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.studies.charts import Confirmed, counts_line, knee_number, point_of
@@ -48,6 +50,9 @@ class CheckSummary:
     """Least and most predicted peak memory, bytes; None when nothing predicts it."""
     n_trials: int
     engine: str
+    epochs: int
+    fidelity: Fidelity | None = None
+    """When trials are stopped early; None trains all to their last epoch."""
     rules: tuple[str, ...] = ()
     """Rules between dimensions that may refuse some of the counted configurations."""
     layer_prior: LayerPrior | None = None
@@ -67,6 +72,8 @@ class CheckSummary:
             "memory": None if self.memory is None else list(self.memory),
             "trials": self.n_trials,
             "engine": self.engine,
+            "epochs": self.epochs,
+            "fidelity": None if self.fidelity is None else asdict(self.fidelity),
             "rules": list(self.rules),
             "layer_prior": None if self.layer_prior is None else self.layer_prior.to_json(),
         }
@@ -176,6 +183,8 @@ def _trial_row(trial: Trial, objectives: Sequence[Objective], shape: ModelShape 
     text = describe(trial.configuration, shape)
     if trial.failure is not None:
         text += f"\n{trial.failure.message}"
+    if trial.pruning is not None:
+        text += f"\n{trial.pruning.because}"
     seconds = human_seconds(trial.seconds) if trial.state.finished else ""
     values = [Text(_shown_value(trial, objective)) for objective in objectives]
     cells = [Text(str(trial.number)), Text(word, style=STATE_STYLES[trial.state]), *values, Text(seconds)]
@@ -239,13 +248,27 @@ def _facts(summary: CheckSummary) -> list[tuple[str, str]]:
         ("space", size),
         ("trainable", f"{low:,} to {high:,} parameters{share}"),
     ]
+    if summary.fidelity is not None:
+        rows.insert(3, ("training", _budget(summary)))
     if summary.rules:
-        rows.insert(4, ("rules", f"{', '.join(summary.rules)} (what breaks one is counted, never proposed)"))
+        rows.insert(-1, ("rules", f"{', '.join(summary.rules)} (what breaks one is counted, never proposed)"))
     if summary.layer_prior is not None:
         rows.insert(3, ("layers", _prior(summary.layer_prior, summary.n_layers)))
     if summary.memory is not None:
         rows.append(("memory", " to ".join(human_bytes(value) for value in summary.memory) + " predicted"))
     return rows
+
+
+def _budget(summary: CheckSummary) -> str:
+    """How far trials are trained."""
+    whole = f"{summary.epochs} epoch{'s' if summary.epochs > 1 else ''} a trial"
+    fidelity = summary.fidelity
+    if fidelity is None or fidelity.scheduler == "all":
+        return whole
+    if fidelity.scheduler == "curves":
+        return f"{whole}; from epoch {fidelity.minimum} on those that can no longer enter the front stop"
+    rungs = rungs_of(minimum=fidelity.minimum, reduction=fidelity.reduction, epochs=summary.epochs)
+    return f"{whole}; one in {fidelity.reduction} goes on after epoch {', '.join(map(str, rungs))}"
 
 
 def _prior(prior: LayerPrior, n_layers: int) -> str:
@@ -352,6 +375,7 @@ def _trial_json(trial: Trial, objectives: Sequence[Objective]) -> dict[str, obje
         "predicted": dict(trial.predicted),
         "seconds": trial.seconds,
         "failure": failure,
+        **({} if trial.pruning is None else {"pruned": asdict(trial.pruning)}),
         "configuration_id": trial.configuration.id,
         "configuration": trial.configuration.to_json(),
         "epochs": [measurement.to_json() for measurement in trial.measurements],

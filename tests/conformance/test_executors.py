@@ -6,7 +6,8 @@ from typing import Literal
 
 import pytest
 
-from autopeft.search.trial import FailureKind, History
+from autopeft.search.schedulers import Fidelity
+from autopeft.search.trial import FailureKind, History, TrialState
 from autopeft.studies.drive import drive
 from autopeft.studies.events import StopReason, StudyEvent, TrialFinished, TrialReported
 from autopeft.studies.executor import Resources
@@ -29,7 +30,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def facts(history: History) -> list[tuple[object, ...]]:
     return [
-        (row.number, row.configuration, row.state, row.measurements, row.failure, dict(row.predicted))
+        (row.number, row.configuration, row.state, row.measurements, row.failure, row.pruning, dict(row.predicted))
         for row in history
     ]
 
@@ -41,6 +42,19 @@ def test_all_executors_write_the_same_trials_with_one_worker(tmp_path: Path) -> 
         assert drive(study, plan(n_trials=12), Resources(executor=kind, max_jobs=1)) is StopReason.BUDGET
         written[kind] = facts(study.history())
     assert len(written["local"]) == 12
+    assert written["ray"] == written["local"]
+
+
+def test_all_executors_stop_the_same_trials_at_their_rungs(tmp_path: Path) -> None:
+    written = {}
+    for kind in KINDS:
+        study = open_study(tmp_path, kind)
+        what = plan(n_trials=12, epochs=4, fidelity=Fidelity())
+        assert drive(study, what, Resources(executor=kind, max_jobs=1)) is StopReason.BUDGET
+        written[kind] = facts(study.history())
+        pruned = study.history().in_state(TrialState.PRUNED)
+        assert 2 <= len(pruned) < 12
+        assert all(row.pruning and len(row.measurements) == row.pruning.rung < 4 for row in pruned)
     assert written["ray"] == written["local"]
 
 

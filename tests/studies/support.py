@@ -10,6 +10,7 @@ import numpy as np
 from autopeft.errors import DivergedError, ModelError
 from autopeft.objectives.measurement import Measurement
 from autopeft.objectives.objective import Objective, resolve_objectives
+from autopeft.search.schedulers import Fidelity, make_scheduler
 from autopeft.search.searcher import AbstractSearcher
 from autopeft.search.trial import History
 from autopeft.spaces.configuration import Configuration
@@ -180,6 +181,7 @@ def plan(
     searcher: AbstractSearcher | None = None,
     artifacts: Path | None = None,
     epochs: int = 2,
+    fidelity: Fidelity | None = None,
 ) -> Plan:
     space = space or small_space()
     return Plan(
@@ -188,6 +190,7 @@ def plan(
         seed=3,
         n_trials=n_trials,
         epochs=epochs,
+        scheduler=make_scheduler(fidelity, OBJECTIVES, epochs=epochs),
         worker=worker(trainer),
         artifacts=artifacts,
     )

@@ -1,13 +1,14 @@
 """Synthetic studies for the tests of what shows a study: plausible trials with a known seed, no training."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from autopeft.objectives.front import Front
 from autopeft.objectives.measurement import Measurement
 from autopeft.objectives.objective import resolve_objectives
-from autopeft.search.trial import Failure, FailureKind, History, Trial, TrialState
+from autopeft.search.trial import Failure, FailureKind, History, Pruning, Trial, TrialState
 from autopeft.spaces.configuration import Configuration, FieldValue, MethodSetting
 from autopeft.studies.charts import completed_points
 
@@ -105,3 +106,9 @@ def history(n: int = 12, *, seed: int = 0) -> History:
 
 def front_of(told: History) -> Front:
     return Front.of(completed_points(told, OBJECTIVES), OBJECTIVES)
+
+
+def stopped(trial: Trial) -> Trial:
+    """`trial` as it would be had it been stopped after its first epoch."""
+    pruning = Pruning(rung=1, because="after epoch 1: place 4 of 9, the best 3 go on", final=False)
+    return replace(trial, state=TrialState.PRUNED, measurements=trial.measurements[:1], pruning=pruning)

@@ -44,6 +44,22 @@ CASES: list[tuple[dict[str, object], tuple[str, ...]]] = [
     ({"training__epochs": "three"}, ("training.epochs: got 'three'", "a whole number is needed")),
     ({"training__epochs": 0}, ("training.epochs: got 0", "above 0")),
     ({"training__learning_rate": -1.0}, ("training.learning_rate: got -1.0", "above 0")),
+    (
+        {"training__fidelity": {"reductoin": 3}},
+        ("training.fidelity.reductoin: unknown key", "did you mean 'reduction'?"),
+    ),
+    ({"training__fidelity": {"reduction": 1}}, ("training.fidelity.reduction: got 1", "at least 2")),
+    ({"training__fidelity": {"minimum": 0}}, ("training.fidelity.minimum: got 0", "above 0")),
+    ({"training__fidelity": {"scheduler": "asha"}}, ("training.fidelity.scheduler: got 'asha'", "'halving'")),
+    ({"training__fidelity": 3}, ("training.fidelity: got 3", "a mapping of keys to values")),
+    (
+        {"training__epochs": 4, "training__fidelity": {"minimum": 4}},
+        ("study.yaml:", "training.fidelity.minimum: got 4, and training.epochs is 4", "use 3 or less"),
+    ),
+    (
+        {"training__epochs": 1, "training__fidelity": {}},
+        ("training.fidelity.minimum: got 1, and training.epochs is 1", "raise training.epochs"),
+    ),
     ({"study": "../evil"}, ("study: got '../evil'", "letters, digits")),
     ({"study": ...}, ("study: missing", "add `study: ...`")),
     ({"search__engine": "bayes"}, ("search.engine: got 'bayes'", "'bayesian'")),

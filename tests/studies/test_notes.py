@@ -13,7 +13,7 @@ from autopeft.studies.notes import (
     progress_notes,
     trial_note,
 )
-from tests.studies.synthetic import OBJECTIVES, completed, front_of, history, lora, setting
+from tests.studies.synthetic import OBJECTIVES, completed, front_of, history, lora, setting, stopped
 
 INFO = StudyInfo(name="rte", objectives=OBJECTIVES, model="m", task="text-classification", data="d")
 
@@ -49,6 +49,16 @@ def test_words_that_change_with_depth_have_a_dash_where_the_method_is_absent() -
     assert configuration_parameters(Configuration(methods=(one,), training=()), 3)["serial_adapter.activation"] == (
         "relu - gelu"
     )
+
+
+def test_a_stopped_trial_says_at_which_rung_and_why() -> None:
+    one = history(2).trials[0]
+    note = trial_note(stopped(one), INFO)
+    assert note["status"] == "KILLED"
+    tags = note["tags"]
+    assert isinstance(tags, dict)
+    assert (tags["rung"], tags["pruned_because"]) == ("1", "after epoch 1: place 4 of 9, the best 3 go on")
+    assert "pruned_because" not in trial_note(one, INFO)["tags"]  # type: ignore[operator]  # a dict, as above
 
 
 def test_equal_trials_have_equal_notes() -> None:

@@ -17,7 +17,7 @@ from autopeft.studies.events import (
     TrialStarted,
 )
 from autopeft.studies.progress import ProgressMode, ProgressReporter, StudyProgress, choose_mode
-from tests.studies.synthetic import OBJECTIVES, front_of, history
+from tests.studies.synthetic import OBJECTIVES, front_of, history, stopped
 
 TOLD = history(8)
 
@@ -57,6 +57,14 @@ def test_a_log_has_a_line_for_each_finished_trial() -> None:
     assert lines[1].startswith("[1/8] trial 0: accuracy 0.")
     assert lines[4].startswith("[4/8] trial 3 failed, diverged: loss became nan in epoch 1 (")
     assert lines[-1].startswith(f"study rte: finished; 8 trials, {len(front_of(TOLD))} on the front, ")
+
+
+def test_a_stopped_trial_says_why() -> None:
+    one = stopped(TOLD.trials[0])
+    lines = shown(ProgressMode.LINES, [*events()[:1], TrialFinished(trial=one)]).splitlines()
+    assert lines[1].startswith("[1/8] trial 0 pruned, after epoch 1: place 4 of 9, the best 3 go on (")
+    row = json.loads(shown(ProgressMode.JSON, [TrialFinished(trial=one)]))
+    assert (row["state"], row["pruned"]["rung"]) == ("pruned", 1)
 
 
 def test_a_long_line_of_a_log_is_never_broken() -> None:

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autopeft.search.scheduler import AbstractScheduler
+from autopeft.search.schedulers import Fidelity, make_scheduler
 from autopeft.search.searcher import AbstractSearcher
 from autopeft.search.trial import FailureKind, History, TrialState
 from autopeft.spaces.configuration import Configuration
@@ -17,7 +19,7 @@ from autopeft.studies.events import Listener, Noted, StopReason, StudyEvent, Tri
 from autopeft.studies.executor import Assignment, WorkerLost
 from autopeft.studies.runner import Runner, trial_seed
 from autopeft.trainers.job import Report
-from tests.studies.support import FreshDraws, measurement, open_study, small_space
+from tests.studies.support import OBJECTIVES, FreshDraws, InOrder, measurement, open_study, small_space
 
 SPACE = small_space()
 
@@ -29,6 +31,7 @@ def runner(
     listeners: Sequence[Listener] = (),
     searcher: AbstractSearcher | None = None,
     artifacts: Artifacts | None = None,
+    scheduler: AbstractScheduler | None = None,
 ) -> Runner:
     return Runner(
         open_study(folder),
@@ -37,9 +40,14 @@ def runner(
         seed=11,
         n_trials=n_trials,
         epochs=2,
+        scheduler=scheduler,
         artifacts=artifacts,
         listeners=listeners,
     )
+
+
+def ranks(*sizes: int) -> AbstractSearcher:
+    return InOrder(SPACE, *sizes)
 
 
 def report(job: Assignment, epoch: int, *, accuracy: float = 0.5) -> Report:
@@ -249,3 +257,36 @@ def test_trial_seeds_are_children_of_the_studys(seed: int, number: int) -> None:
     assert 0 <= trial_seed(seed, number) < 2**32
     assert trial_seed(seed, number) == trial_seed(seed, number)
     assert trial_seed(seed, number) != trial_seed(seed, number + 1)
+
+
+def test_a_trial_that_its_rung_has_no_room_for_is_stopped_and_says_why(tmp_path: Path) -> None:
+    run = runner(tmp_path, n_trials=3, scheduler=make_scheduler(Fidelity(), OBJECTIVES, epochs=2), searcher=ranks(1, 2))
+    first, second = run.propose(2)
+    assert run.record(first, report(first, 1, accuracy=0.9))
+    assert not run.record(second, report(second, 1, accuracy=0.8)), "larger and worse"
+    (stopped,) = open_study(tmp_path).history().in_state(TrialState.PRUNED)
+    assert stopped.pruning is not None
+    assert (stopped.number, stopped.pruning.rung, len(stopped.measurements)) == (1, 1, 1)
+    assert "place 2 of 2, the best goes on" in stopped.pruning.because
+    assert stopped == run.history().trials[1]
+    assert not run.record(second, report(second, 2)), "it is over"
+    assert not run.record(first, report(first, 2, accuracy=0.9)), "the last epoch is no rung"
+    assert [row.state for row in run.history()] == [TrialState.COMPLETED, TrialState.PRUNED]
+
+
+def test_slots_of_one_job_are_judged_one_by_one(tmp_path: Path) -> None:
+    """The scheduler is asked for a trial, whatever job trains it."""
+    run = runner(tmp_path, n_trials=2, scheduler=make_scheduler(Fidelity(), OBJECTIVES, epochs=2), searcher=ranks(1, 2))
+    one, other = run.propose(2)
+    both = replace(
+        one,
+        numbers=(0, 1),
+        job=replace(
+            one.job, configurations=(*one.job.configurations, *other.job.configurations), seeds=one.job.seeds * 2
+        ),
+    )
+    run._live = dict.fromkeys((0, 1), both)
+    assert run.record(both, report(one, 1, accuracy=0.9))
+    assert not run.record(both, replace(report(other, 1, accuracy=0.8), slot=1))
+    assert not run.record(both, report(one, 2, accuracy=0.9))
+    assert [row.state for row in run.history()] == [TrialState.COMPLETED, TrialState.PRUNED]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
+from autopeft.search.schedulers import Fidelity
 from autopeft.search.trial import History, TrialState
 from autopeft.spaces.configuration import Configuration
 from autopeft.studies.tables import (
@@ -18,7 +19,7 @@ from autopeft.studies.tables import (
     trials_json,
     trials_table,
 )
-from tests.studies.synthetic import OBJECTIVES, completed, failed, front_of, history, lora, setting
+from tests.studies.synthetic import OBJECTIVES, completed, failed, front_of, history, lora, setting, stopped
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -43,6 +44,7 @@ def summary(**changes: object) -> CheckSummary:
         "memory": (1.2e8, 5.4e8),
         "n_trials": 24,
         "engine": "bayesian",
+        "epochs": 9,
     }
     return CheckSummary(**(fields | changes))  # type: ignore[arg-type]  # a test's shorthand
 
@@ -161,3 +163,25 @@ def test_text_without_room_beside_the_values_stands_below_them() -> None:
 )
 def test_shares_of_a_model_are_written_out(part: int, whole: int, shown: str) -> None:
     assert percentage(part, whole) == shown
+
+
+def test_a_stopped_trial_says_why_in_the_table_and_as_json() -> None:
+    one = stopped(history(2).trials[0])
+    text = text_of(trials_table(History(trials=(one,)), OBJECTIVES), width=120)
+    assert "pruned" in text
+    assert "after epoch 1: place 4 of 9, the best 3 go on" in text
+    (row,) = trials_json(History(trials=(one,)), OBJECTIVES)
+    assert row["pruned"] == {"rung": 1, "because": "after epoch 1: place 4 of 9, the best 3 go on", "final": False}
+    assert row["values"] is None
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "words"),
+    [
+        (Fidelity(), "9 epochs a trial; one in 3 goes on after epoch 1, 3"),
+        (Fidelity(scheduler="curves", minimum=2), "from epoch 2 on those that can no longer enter the front stop"),
+        (Fidelity(scheduler="all"), "9 epochs a trial\n"),
+    ],
+)
+def test_the_summary_says_how_far_trials_are_trained(fidelity: Fidelity, words: str) -> None:
+    assert words in text_of(check_table(summary(fidelity=fidelity)), width=120)
