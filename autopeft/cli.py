@@ -266,7 +266,10 @@ def estimate(
         Path, typer.Option("--config", metavar="FILE", help="A configuration, YAML or JSON.", show_default=False)
     ],
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows of a training batch.")] = 32,
-    sequence_length: Annotated[int, typer.Option("--sequence-length", min=1, help="Tokens of its longest row.")] = 128,
+    sequence_length: Annotated[
+        int | None,
+        typer.Option("--sequence-length", min=1, help="Tokens of its longest row; default 128, or what the model has."),
+    ] = None,
     optimizer: Annotated[str, typer.Option("--optimizer", help="adamw, lora_fa or galore.")] = "adamw",
     dtype: Annotated[str | None, typer.Option("--dtype", help="Of the frozen weights; default the model's.")] = None,
     attention: Annotated[str | None, typer.Option("--attention", help="sdpa or eager; default the model's.")] = None,

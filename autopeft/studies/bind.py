@@ -59,7 +59,7 @@ def bind_study(spec: StudySpec) -> BoundStudy:
     Raises:
         InputError: Data, labels, model, targets, sizes or constraints are not usable; the message names the place.
     """
-    from autopeft.trainers.trainer import check_length
+    from autopeft.trainers.checkpoint import check_length
 
     _check_resources(spec)
     _check_active(spec)

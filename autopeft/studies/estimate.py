@@ -15,6 +15,7 @@ from autopeft.spaces.constraints import read_amount
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.peft_config import count_peft_config
 from autopeft.spaces.training import OPTIMIZERS
+from autopeft.spaces.virtual_tokens import virtual_tokens
 from autopeft.studies.capacity import CONTEXT_BYTES
 from autopeft.studies.describe import describe
 from autopeft.studies.load import resolve_path
@@ -32,7 +33,8 @@ class Conditions:
     """How the configuration is trained; a configuration's own settings go first."""
 
     batch_size: int = 32
-    sequence_length: int = 128
+    sequence_length: int | None = None
+    """None takes 128 tokens, or as many as the model has positions for."""
     optimizer: str = "adamw"
     dtype: str | None = None
     """Of the frozen weights; None takes the checkpoint's."""
@@ -99,6 +101,7 @@ def estimate(model: str, file: Path, conditions: Conditions, *, fit: str | None 
     shape = read_shape(spec)
     spec = replace(spec, dtype=shape.dtype, attention=shape.attention)
     written = read_configuration_file(file)
+    conditions = _with_length(conditions, written, spec, shape)
     if "peft_type" in written:
         parameters, line = count_peft_config(written, shape), str(written["peft_type"])
         price = _foreign(written, spec, shape, conditions)
@@ -197,6 +200,27 @@ def _next(low: int, high: int, known: Mapping[int, float]) -> int:
     return min(high + max(reach, 1), max(MOST_ROWS, high + 1))
 
 
+def _with_length(
+    conditions: Conditions, written: Mapping[str, object], spec: ModelSpec, shape: ModelShape
+) -> Conditions:
+    """`conditions` with a length that the model has positions for, virtual tokens before it included."""
+    from autopeft.trainers.checkpoint import check_length, most_tokens
+
+    length = conditions.sequence_length
+    if shape.image is not None:
+        return replace(conditions, sequence_length=length or LENGTH)
+    virtual = written.get("num_virtual_tokens") if str(written.get("peft_type", "")).endswith(_PROMPTS) else 0
+    if "peft_type" not in written:
+        virtual = virtual_tokens(configuration(written, shape))
+    virtual = virtual if isinstance(virtual, int) else 0
+    length = length or max(1, min(LENGTH, (most_tokens(spec) or LENGTH + virtual) - virtual))
+    check_length(spec, length, virtual=virtual, place="--sequence-length")
+    return replace(conditions, sequence_length=length)
+
+
+LENGTH = 128
+_PROMPTS = ("PROMPT_TUNING", "P_TUNING")
+"""What the names of PEFT's types end in that put virtual tokens before a sequence."""
 KINDS = (
     *("text-classification", "token-classification", "multiple-choice", "causal-lm", "seq2seq"),
     "image-classification",
@@ -217,7 +241,7 @@ def _task(shape: ModelShape, conditions: Conditions) -> tuple[str, int | None]:
 def _setup(conditions: Conditions) -> Setup:
     return Setup(
         batch_size=conditions.batch_size,
-        length=conditions.sequence_length,
+        length=conditions.sequence_length or LENGTH,
         optimizer=conditions.optimizer,
         checkpointing=conditions.checkpointing,
     )

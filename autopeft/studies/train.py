@@ -26,8 +26,8 @@ from autopeft.studies.progress import ProgressMode, StudyProgress, choose_mode, 
 from autopeft.studies.session import MIRROR_SECONDS, run_info
 from autopeft.studies.spec import RunSpec
 from autopeft.studies.training import EpochReporter, Training, train_into
+from autopeft.trainers.checkpoint import check_length
 from autopeft.trainers.loop import settings_of
-from autopeft.trainers.trainer import check_length
 
 
 def train(

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import logging
 
-from autopeft.errors import ModelError
+from autopeft.errors import ModelError, SpecError
 from autopeft.trainers.image_reader import ImageReader, open_image_reader
 from autopeft.trainers.job import ModelSpec
 
@@ -45,6 +45,45 @@ def read_config(spec: ModelSpec) -> PretrainedConfig:
     if config.architectures is None:
         config.architectures = []  # where several classes fit (DeiT), transformers looks into it
     return config
+
+
+def check_length(model: ModelSpec, max_length: int, *, virtual: int = 0, place: str = "training.max_length") -> None:
+    """Refuse a `max_length` (with as many `virtual` tokens before it) beyond the positions the model has.
+
+    Args:
+        model: Of which the configuration is read.
+        max_length: Tokens of a row.
+        virtual: Tokens that adapters put before it.
+        place: Where the length is written.
+
+    Raises:
+        SpecError: With what there is room for.
+    """
+    limit = most_tokens(model)
+    if limit is not None and max_length + virtual > limit:
+        beside = f" and {virtual} virtual tokens" if virtual else ""
+        raise SpecError(
+            f"{place}: got {max_length}{beside}; {model.name!r} takes at most {limit} tokens",
+            hint=f"set {place} to {limit - virtual} or less" if limit > virtual else "use fewer virtual tokens",
+        )
+
+
+def most_tokens(model: ModelSpec) -> int | None:
+    """Positions that the model has; None where its configuration sets no limit."""
+    config = read_config(model).get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    if config.model_type in _OFFSET_POSITIONS:
+        limit -= _MPNET_RESERVED if config.model_type == "mpnet" else int(config.pad_token_id or 0) + 1
+    return limit
+
+
+_OFFSET_POSITIONS = (
+    *("camembert", "data2vec-text", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"),
+)
+"""Families whose positions start after the padding token's id, so that they take that many tokens fewer."""
+_MPNET_RESERVED = 2
 
 
 def load_image_reader(spec: ModelSpec) -> ImageReader:

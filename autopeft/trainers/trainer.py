@@ -18,7 +18,7 @@ from autopeft.spaces.virtual_tokens import virtual_tokens
 from autopeft.trainers import loop
 from autopeft.trainers.batches import EncodedSplit
 from autopeft.trainers.calibration import calibrate
-from autopeft.trainers.checkpoint import read_config
+from autopeft.trainers.checkpoint import check_length
 from autopeft.trainers.course import Run, pad_id_of
 from autopeft.trainers.data import Splits
 from autopeft.trainers.failures import failure_of
@@ -358,29 +358,4 @@ def _longest(model: ModelSpec, settings: TrainingSettings, *, images: bool) -> i
     return settings.max_length if image is None else image.n_tokens
 
 
-def check_length(model: ModelSpec, max_length: int, *, virtual: int = 0) -> None:
-    """Refuse a `max_length` (with as many `virtual` tokens before it) beyond the positions the model has.
-
-    Raises:
-        SpecError: With what there is room for.
-    """
-    config = read_config(model).get_text_config()
-    limit = getattr(config, "max_position_embeddings", None)
-    if isinstance(limit, int) and config.model_type in _OFFSET_POSITIONS:
-        limit -= _MPNET_RESERVED if config.model_type == "mpnet" else int(config.pad_token_id or 0) + 1
-    if isinstance(limit, int) and max_length + virtual > limit > 0:
-        beside = f" and {virtual} virtual tokens" if virtual else ""
-        raise SpecError(
-            f"training.max_length: got {max_length}{beside}; {model.name!r} takes at most {limit} tokens",
-            hint=f"set training.max_length to {limit - virtual} or less"
-            if limit > virtual
-            else "use fewer virtual tokens",
-        )
-
-
-_OFFSET_POSITIONS = (
-    *("camembert", "data2vec-text", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"),
-)
-"""Families whose positions start after the padding token's id, so that they take that many tokens fewer."""
-_MPNET_RESERVED = 2
 """Its padding's position is 1, whatever the id."""

@@ -174,3 +174,21 @@ def test_the_verb_prints_an_estimate(
 
 def test_every_kind_of_task_can_be_named() -> None:
     assert set(KINDS) == set(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("written", "length", "message"),
+    [
+        ({"lora": {"rank": 4}}, 65, r"--sequence-length: got 65; .* takes at most 64 tokens"),
+        ({"prompt_tuning": {"length": 5}}, 60, r"--sequence-length: got 60 and 5 virtual tokens; .* at most 64"),
+        ({"peft_type": "P_TUNING", "num_virtual_tokens": 9}, 60, r"got 60 and 9 virtual tokens"),
+        ({"peft_type": "PEFT.PROMPT_TUNING", "num_virtual_tokens": 90}, 1, r"got 1 and 90 virtual tokens"),
+    ],
+)
+def test_rows_longer_than_the_model_are_refused(
+    written: dict[str, object], length: int, message: str, model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "configuration.json"
+    file.write_text(json.dumps(written))
+    with pytest.raises(SpecError, match=message):
+        estimate(str(model), file, Conditions(batch_size=2, sequence_length=length))

@@ -16,6 +16,7 @@ from autopeft.errors import ConfigurationError, SpecError
 from autopeft.spaces.canonical import configuration as canonical
 from autopeft.spaces.configuration import FieldValue
 from autopeft.trainers.batches import Batch
+from autopeft.trainers.checkpoint import check_length
 from autopeft.trainers.inject import build, inject
 from autopeft.trainers.job import DataSpec, ModelSpec, TaskSpec, TrainJob
 from autopeft.trainers.model import load_model
@@ -26,7 +27,7 @@ from autopeft.trainers.peft_prompts import check_kind
 from autopeft.trainers.regularizers import DENSE_ABOVE, DensityMeter, feed_forwards
 from autopeft.trainers.saved import load_adapter
 from autopeft.trainers.sites import measure
-from autopeft.trainers.trainer import Trainer, check_length
+from autopeft.trainers.trainer import Trainer
 from tests.configurations import configuration, setting
 from tests.models import WORDS, build_base, save_model, tokenizer
 from tests.trainers import support
