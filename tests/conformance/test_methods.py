@@ -28,7 +28,7 @@ from tests.models import EVERY, IMAGE_MODELS, MODELS, SHORT, VOCABULARY_SIZE, bu
 Case = tuple[str, PreTrainedModel, ModelShape, Configuration]
 
 EXACT_IDENTITY = {
-    *("adaption_prompt", "inttune", "ln_tuning", "loldu", "lora", "lora_group", "mola", "nlora"),
+    *("adaption_prompt", "frod", "inttune", "ln_tuning", "loldu", "lora", "lora_group", "mola", "nlora"),
     "parallel_adapter",
     *("s2_lora", "s2ft", "slora", "sorsa", "ssf", "svfit", "trainable_tokens"),
     *(
@@ -72,6 +72,7 @@ NO_IDENTITY = {
 SIZES: dict[str, tuple[FieldValue, FieldValue]] = {
     "binary_adapter": (3, 7),
     "binary_lora": (2, 5),
+    "frod": (1, 1),
     "inttune": (2, 5),
     "linear_parallel": (3, 7),
     "linear_series": (3, 7),
@@ -381,7 +382,7 @@ def test_all_methods_at_once_count_pad_and_come_off(name: str, bases: dict[str, 
 
 
 MERGING = {
-    *("binary_lora", "inttune", "loldu", "lora", "lora_group", "nlora"),
+    *("binary_lora", "frod", "inttune", "loldu", "lora", "lora_group", "nlora"),
     *("s2_lora", "s2ft", "slora", "sorsa", "ssf", "svfit"),
     *(name for name, method in METHODS.items() if isinstance(method, AbstractBridged) and method.mergeable),
 }

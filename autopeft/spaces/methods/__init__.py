@@ -5,6 +5,7 @@ from autopeft.spaces.methods.binary_adapter import BinaryAdapter
 from autopeft.spaces.methods.binary_lora import BinaryLora
 from autopeft.spaces.methods.cartridge import Cartridge
 from autopeft.spaces.methods.dept import Dept
+from autopeft.spaces.methods.frod import Frod
 from autopeft.spaces.methods.inttune import IntTune
 from autopeft.spaces.methods.linear_parallel import LinearParallel
 from autopeft.spaces.methods.linear_series import LinearSeries
@@ -37,6 +38,7 @@ METHODS: dict[str, AbstractMethod] = {
     "binary_lora": BinaryLora(),
     "cartridge": Cartridge(),
     "dept": Dept(),
+    "frod": Frod(),
     "inttune": IntTune(),
     "linear_parallel": LinearParallel(),
     "linear_series": LinearSeries(),

@@ -22,6 +22,7 @@ OWN: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = MappingProxyType(
             "from random rows, with a length for each layer; on BART but not T5, as PREFIX_TUNING",
             (),
         ),
+        "FROD": ("frod", "the basis and the places of a map's name shared by all layers of equal settings", ()),
         "LN_TUNING": ("ln_tuning", "all norms of a layer, its first or its last, by layer", ()),
         "MULTITASK_PROMPT_TUNING": (
             "multitask_prompt_tuning",
@@ -46,10 +47,8 @@ OWN: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = MappingProxyType(
 
 OUTSIDE: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "CPT": "its virtual tokens are a written prompt with examples, and its loss wants the part (template, input or"
-        " answer) of every token of a row; a study's rows say neither",
-        "FROD": "one basis is decomposed from a site's weights in all layers before any layer starts, and the frozen"
-        " frames of a map hold more numbers than its weight; an adapter here starts from its own map",
+        "CPT": "its virtual tokens are a prompt of solved examples written for one data set, told apart by part"
+        " (template, input, answer), and a search space holds no texts; `prompt_tuning` trains virtual tokens without",
         "SHADOW": "it trains a second model of the base's class, whose state runs beside the hidden states through"
         " PEFT's own forward of the whole model",
         "XLORA": "it trains a gate over LoRA adapters given as folders, and a trial starts with none; `mola` trains"

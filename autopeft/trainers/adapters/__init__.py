@@ -27,6 +27,7 @@ BUILDERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "binary_lora": ("binary", "build_binary_lora"),
         "slora": ("slora", "build_slora"),
         "s2_lora": ("s2_lora", "build_s2_lora"),
+        "frod": ("frod", "build_frod"),
         "svfit": ("svfit", "build_svfit"),
         "loldu": ("loldu", "build_loldu"),
         "inttune": ("nlora", "build_inttune"),

@@ -1,7 +1,7 @@
 """Methods that change linear maps one by one: a module for each target, and the adapter that hooks them in."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import final
 
 import torch
@@ -65,9 +65,13 @@ class AbstractSiteUpdate(nn.Module, ABC):
 class SiteUpdates(AbstractAdapter):
     """One method on the target sites of one layer."""
 
-    def __init__(self, updates: Mapping[str, AbstractSiteUpdate]) -> None:
+    def __init__(
+        self, updates: Mapping[str, AbstractSiteUpdate], *, prepare: Callable[[PreTrainedModel], None] | None = None
+    ) -> None:
         super().__init__()
         self.targets = tuple(updates)
+        self._prepare = prepare
+        """Called with the model before the updates see their maps, where they need more of it than these."""
         for name, update in updates.items():
             self.add_module(name.replace(".", "_"), update)
 
@@ -79,6 +83,8 @@ class SiteUpdates(AbstractAdapter):
 
     def attach(self, model: PreTrainedModel, layer: nn.Module) -> list[Handle]:
         maps: list[tuple[LinearLike, AbstractSiteUpdate]] = []
+        if self._prepare is not None:
+            self._prepare(model)
         for target in self.targets:
             linear, update = layer.get_submodule(target), self.update(target)
             assert isinstance(linear, LinearLike)
