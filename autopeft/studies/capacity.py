@@ -73,4 +73,5 @@ def capacity_of(resources: Resources) -> Capacity | None:
         return None
     share = min(resources.gpus_per_job or 1.0, 1.0)
     total = torch.cuda.get_device_properties(0).total_memory
-    return Capacity(n_bytes=share * total - CONTEXT_BYTES, confidence=resources.memory_confidence)
+    free = share * total - CONTEXT_BYTES - resources.prefix_cache
+    return Capacity(n_bytes=free, confidence=resources.memory_confidence)

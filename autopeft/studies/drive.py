@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autopeft.errors import InputError, StorageError
@@ -47,6 +47,7 @@ class Plan:
 
 def executor_for(worker: WorkerSpec, resources: Resources) -> AbstractExecutor:
     """The executor that `resources` names."""
+    worker = replace(worker, training=replace(worker.training, prefix_bytes=resources.prefix_cache))
     if resources.executor == "local":
         return LocalExecutor(worker, threads=resources.cpus_per_job)
     from autopeft.studies.tune import TuneExecutor

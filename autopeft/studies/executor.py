@@ -26,6 +26,8 @@ class Resources:
     """Bytes that one job may take; None takes a CUDA device's, and sets no limit on a CPU."""
     memory_confidence: float = 0.95
     """How sure it must be that a trial's peak stays within that before it is started."""
+    prefix_cache: int = 1 << 30
+    """Bytes that each worker may keep of what the layers below the lowest adapted one make of the rows; 0 for none."""
     address: str | None = None
     """Of a running Ray cluster (`host:port`, `auto`); None starts Ray on this machine."""
 

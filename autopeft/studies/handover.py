@@ -228,7 +228,7 @@ def subject_facts(subject: Subject) -> Json:
         "task": task,
         "data": {key: value for key, value in asdict(spec.task.data).items() if value is not None},
         "configuration": subject.configuration.to_json(),
-        "training": asdict(spec.training),
+        "training": spec.training.to_mapping(),
         "objectives": [objective.to_json() for objective in spec.objectives],
         "values": dict(subject.values),
         "validation": dict(measured.metrics),

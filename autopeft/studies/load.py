@@ -165,9 +165,10 @@ def _fidelity(file: StudyFile, document: Document) -> Fidelity | None:
 
 def _resources(file: StudyFile) -> Resources:
     section = file.resources
-    memory = section.memory_per_job
+    memory, prefix = section.memory_per_job, section.prefix_cache
     return Resources(
         memory_per_job=read_amount(memory, place="resources.memory_per_job") if isinstance(memory, str) else memory,
+        prefix_cache=int(read_amount(prefix, place="resources.prefix_cache")) if isinstance(prefix, str) else prefix,
         memory_confidence=section.memory_confidence,
         max_jobs=section.max_jobs,
         cpus_per_job=section.cpus_per_job,

@@ -133,6 +133,7 @@ class ResourcesSection(_Section):
     gpus_per_job: Annotated[float | None, BeforeValidator(_auto_is_none), Field(ge=0.0)] = None
     memory_per_job: PositiveInt | str | None = None
     memory_confidence: Fraction = 0.95
+    prefix_cache: Annotated[int, Field(ge=0)] | str = 1 << 30
     trials_per_job: Literal["auto"] | PositiveInt = "auto"
     address: str | None = None
     trial_deadline_seconds: AutoFloat = None

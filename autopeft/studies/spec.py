@@ -76,7 +76,7 @@ class StudySpec:
             "constraints": list(self.constraints),
             "objectives": [objective.name for objective in self.objectives],
             "search": _given(asdict(self.search)),
-            "training": asdict(self.training) | ({"fidelity": asdict(self.fidelity)} if self.fidelity else {}),
+            "training": self.training.to_mapping() | ({"fidelity": asdict(self.fidelity)} if self.fidelity else {}),
             "resources": _given(asdict(self.resources)),
             "tracking": {"mlflow": self.mlflow},
             "confirm": _given(asdict(self.confirm)),
@@ -116,7 +116,7 @@ class RunSpec:
             "study": self.name,
             "model": _given(asdict(self.model)),
             "task": _task_mapping(self.task),
-            "training": asdict(self.training),
+            "training": self.training.to_mapping(),
             "tracking": {"mlflow": self.mlflow},
         }
 

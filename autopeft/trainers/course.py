@@ -6,7 +6,7 @@ A course decides which rows come next, at which rate, and takes the optimizer's 
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, final
@@ -32,6 +32,7 @@ from autopeft.trainers.inject import AdapterSet
 from autopeft.trainers.job import TrainingSettings
 from autopeft.trainers.model import LoadedModel
 from autopeft.trainers.optimizers import INITIAL, make_optimizer, own_rates, own_ratios
+from autopeft.trainers.prefix import FrozenPrefix
 from autopeft.trainers.task import Task
 
 CHECK_STEPS: Final = 16
@@ -57,6 +58,13 @@ class Run:
     """Wall-clock limit from the start of training, evaluation included."""
     prepared_seconds: float = 0.0
     """Spent on initialising the adapters; counted as training."""
+    prefix: FrozenPrefix | None = None
+    cut: int = 0
+    """Rows may enter the model here: nothing below is adapted or looked into."""
+
+    def entering(self, split: EncodedSplit, rows: IntArray) -> AbstractContextManager[None]:
+        """Around a call of the model on the batch of some rows of a split."""
+        return nullcontext() if self.prefix is None else self.prefix.entering(self.cut, split, rows)
 
     @property
     def pad_id(self) -> int:

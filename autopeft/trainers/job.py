@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -113,8 +113,14 @@ class TrainingSettings:
     """Steps between two updates of the layers' importance."""
     suppression: float = 0.25
     """Factor on the adapters' response in layers whose importance is probed."""
+    prefix_bytes: int = 1 << 30
+    """What of the layers below the lowest adapted one may be kept for all trials (`prefix.FrozenPrefix`); 0 is none."""
     seed: int = 0
     """Of the data split; each trial's own seed is in its job."""
+
+    def to_mapping(self) -> dict[str, object]:
+        """What of it decides what is learned, as in a study file's `training`."""
+        return {name: value for name, value in asdict(self).items() if name != "prefix_bytes"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

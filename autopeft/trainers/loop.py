@@ -44,7 +44,7 @@ def settings_of(settings: TrainingSettings, configuration: Configuration) -> Tra
         ConfigurationError: An entry that is no training setting.
         SpecError: A setting out of its range.
     """
-    known = {field.name for field in fields(TrainingSettings)} - {"seed"}
+    known = {field.name for field in fields(TrainingSettings)} - {"prefix_bytes", "seed"}
     entries = dict(configuration.training)
     unknown = sorted(set(entries) - known)
     if unknown:
@@ -71,6 +71,7 @@ def check_settings(settings: TrainingSettings) -> None:
         ),
         "evaluation_batch_size": (settings.evaluation_batch_size >= 1, "1 or more"),
         "max_length": (settings.max_length >= 2, "2 or more"),
+        "prefix_bytes": (settings.prefix_bytes >= 0, "0 or more"),
         "learning_rate": (0.0 < settings.learning_rate < math.inf, "a number above 0"),
         "weight_decay": (0.0 <= settings.weight_decay < math.inf, "0 or more"),
         "warmup_ratio": (0.0 <= settings.warmup_ratio <= 1.0, "from 0 to 1"),
@@ -112,7 +113,10 @@ def train(run: Run) -> Iterator[Measurement]:
     sampler = _sampler(run)
     checkpoints = _checkpoints(run)
     meter = MemoryMeter(
-        device=run.loaded.model.device, modules=(run.loaded.model, run.adapters), checkpoints=checkpoints
+        device=run.loaded.model.device,
+        modules=(run.loaded.model, run.adapters),
+        checkpoints=checkpoints,
+        apart_bytes=0 if run.prefix is None else run.prefix.n_bytes,
     )
     meter.start()
     try:
@@ -191,7 +195,8 @@ def _backward(run: Run, regularizers: Regularizers, step: Step, *, trained: bool
     total = torch.zeros((), dtype=torch.float32, device=device)
     for part in step.parts:
         ask = partial(run.task.outputs, model, part.batch, device)
-        loss = run.task.loss(*regularizers.outputs(ask, part.batch))
+        with run.entering(run.train, part.rows):
+            loss = run.task.loss(*regularizers.outputs(ask, part.batch))
         extra = [term for term in (run.adapters.penalty(), regularizers.penalty()) if term is not None]
         whole = sum(extra, start=loss)
         if trained and whole.requires_grad:  # which it does not where every adapter happened to be left out of the step
@@ -221,7 +226,7 @@ def predict(run: Run, split: EncodedSplit) -> Scores:
     _set_mode(run, training=False)
     with torch.inference_mode():
         for index, batch in zip(batches, batches_of(split, batches, pad_id=run.pad_id), strict=True):
-            with nullcontext() if meter is None else meter.watch(batch):
+            with run.entering(split, index), nullcontext() if meter is None else meter.watch(batch):
                 outputs, target_N = run.task.outputs(model, batch, device)
             collector.add(outputs, target_N, np.repeat(index, batch.items))
     return collector.scores({} if meter is None else meter.values())

@@ -169,6 +169,8 @@ class MemoryMeter:
     """Base model with its head, and the adapters."""
     checkpoints: CheckpointedLayers | None = None
     """Layers that compute their activations a second time: what that saves counts too."""
+    apart_bytes: int = 0
+    """Held on the device for all trials, and not by this one."""
     twins: tuple[nn.Module, ...] = ()
     """Stand for parts of `modules`, and do not count beside them."""
     beside: bool = False
@@ -216,5 +218,5 @@ class MemoryMeter:
     def peak_bytes(self, optimizer: torch.optim.Optimizer) -> int:
         """Peak bytes so far; on a CPU 0 while no step was wrapped."""
         if self.device.type == "cuda" and not self.beside:
-            return torch.cuda.max_memory_allocated(self.device)
+            return torch.cuda.max_memory_allocated(self.device) - self.apart_bytes
         return self._peak_bytes + state_bytes(optimizer) if self._peak_bytes else 0

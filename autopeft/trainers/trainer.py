@@ -36,6 +36,7 @@ from autopeft.trainers.model import LoadedModel, load_head_state, load_model, re
 from autopeft.trainers.packed.drive import Packed
 from autopeft.trainers.packed.sharing import alone_because
 from autopeft.trainers.precision import fit_model
+from autopeft.trainers.prefix import FrozenPrefix, lowest_layer
 from autopeft.trainers.rows import Split
 from autopeft.trainers.saved import read_adapter, save_adapter
 from autopeft.trainers.scores import Scores
@@ -87,6 +88,7 @@ class Trainer(AbstractTrainer):
         self._splits: Splits | None = None
         self._loaded: LoadedModel | None = None
         self._tokens: dict[str, EncodedSplit] = {}
+        self._prefix: FrozenPrefix | None = None
 
     @property
     def shape(self) -> ModelShape:
@@ -232,7 +234,7 @@ class Trainer(AbstractTrainer):
 
     def close(self) -> None:
         """Free the model and the device memory; the next use loads them again."""
-        self._loaded = None
+        self._loaded = self._prefix = None
         self._tokens.clear()
         self._free()
 
@@ -254,6 +256,7 @@ class Trainer(AbstractTrainer):
             check_length(self._model, settings.max_length, virtual=virtual_tokens(configuration))
         deadline, loaded = _deadline(entry.job), self.loaded
         reset_head(loaded, seed)
+        cut = self._cut(entry, settings)
         began = time.perf_counter()
         adapters = inject(
             loaded.model, loaded.shape, configuration, seed=seed, prepare=partial(self._calibrate, seed=seed)
@@ -264,7 +267,17 @@ class Trainer(AbstractTrainer):
         except BaseException:
             adapters.remove()
             raise
-        return replace(run, prepared_seconds=prepared)
+        return replace(run, prepared_seconds=prepared, prefix=self._prefix, cut=cut)
+
+    def _cut(self, entry: Entry, settings: TrainingSettings) -> int:
+        """Where an entry's rows enter the model; what its layers make of them is kept where that is needed again."""
+        loaded, job = self.loaded, entry.job
+        if self._prefix is None:
+            budget, pad_id = self._settings.prefix_bytes, pad_id_of(loaded)
+            self._prefix = FrozenPrefix(loaded, self._task, budget=budget, pad_id=pad_id)
+        lowest = lowest_layer(entry.configuration, settings, n_layers=loaded.shape.n_layers)
+        splits = self.tokens("train"), self.tokens("validation")
+        return self._prefix.prepare(lowest, splits, keep=job.epochs > 1 or job.at_once > 1)
 
     def report(self, entry: Entry, run: Run, measurement: Measurement, scored: Scores | None) -> Report:
         """What is said of an epoch; with the last, adapters and the model's head are written where it is asked for."""

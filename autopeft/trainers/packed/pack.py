@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from autopeft.errors import TrialError
-from autopeft.trainers.batches import EncodedSplit, batches_of, evaluation_batches, merged, n_scored
+from autopeft.trainers.batches import AnyBatch, EncodedSplit, IntArray, batches_of, evaluation_batches, merged, n_scored
 from autopeft.trainers.course import Part, Run
 from autopeft.trainers.failures import failure_of
 from autopeft.trainers.model import LoadedModel, set_training
 from autopeft.trainers.packed.chance import Chances
-from autopeft.trainers.packed.groups import grouped
+from autopeft.trainers.packed.groups import Size, grouped
 from autopeft.trainers.packed.layout import Layout
 from autopeft.trainers.packed.routing import Member, Router
 from autopeft.trainers.packed.slot import Slot
@@ -128,12 +128,11 @@ class Pack:
             same = [slot for slot in slots if slot.run.settings.evaluation_batch_size == size]
             batches = evaluation_batches(split.widths, size)
             for rows, batch in zip(batches, batches_of(split, batches, pad_id=slots[0].run.pad_id), strict=True):
-                shapes = [batch.mask_BT.shape] * len(same)
-                for group in grouped(shapes, device=self._device.type, most_slots=self._most_slots):
+                for group in self._grouped(same, [batch] * len(same)):
                     members = [same[index] for index in group]
                     began = time.perf_counter()
                     with torch.inference_mode():
-                        outputs = self._outputs(members, [batch] * len(members))
+                        outputs = self._outputs(members, [batch] * len(members), split, [rows] * len(members))
                     for slot, (output, target) in zip(members, outputs, strict=True):
                         collectors[slot].add(output, target, np.repeat(rows, batch.items))
                         slot.course.evaluation_seconds += (time.perf_counter() - began) / len(members)
@@ -153,16 +152,22 @@ class Pack:
         parts = {slot: slot.step.parts for slot in slots if slot.step is not None}
         for index in range(max((len(row) for row in parts.values()), default=0)):
             now = [(slot, row[index]) for slot, row in parts.items() if index < len(row)]
-            shapes = [part.batch.mask_BT.shape for _, part in now]
-            for group in grouped(shapes, device=self._device.type, most_slots=self._most_slots):
+            for group in self._grouped([slot for slot, _ in now], [part.batch for _, part in now]):
                 self._pass([now[index] for index in group])
+
+    def _grouped(self, slots: Sequence[Slot], batches: Sequence[AnyBatch]) -> list[list[int]]:
+        n_layers = self._loaded.shape.n_layers
+        sizes = [Size(batch.mask_BT.shape, slot.run.cut / n_layers) for slot, batch in zip(slots, batches, strict=True)]
+        return grouped(sizes, device=self._device.type, most_slots=self._most_slots)
 
     def _pass(self, rows: Sequence[tuple[Slot, Part]]) -> None:
         """Forward and backward of some slots' rows together."""
         slots = [slot for slot, _ in rows]
         try:
             with self._chances.drawing():
-                outputs = self._outputs(slots, [part.batch for _, part in rows])
+                parts = [part for _, part in rows]
+                batches, split = [part.batch for part in parts], slots[0].run.train
+                outputs = self._outputs(slots, batches, split, [part.rows for part in parts])
                 whole = [self._loss(*row, *pair) for row, pair in zip(rows, outputs, strict=True)]
             trained = [loss for loss in whole if loss is not None]
             if trained:
@@ -183,11 +188,14 @@ class Pack:
         whole = part.share * (loss if penalty is None else loss + penalty)
         return whole if whole.requires_grad else None
 
-    def _outputs(self, slots: Sequence[Slot], batches: Sequence[Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Each slot's outputs and targets; their rows go through the base together."""
-        run = slots[0].run
+    def _outputs(
+        self, slots: Sequence[Slot], batches: Sequence[AnyBatch], split: EncodedSplit, rows: Sequence[IntArray]
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Each slot's outputs and targets; their rows go through the base together, from where any slot adapts it."""
+        run = min((slot.run for slot in slots), key=lambda run: run.cut)
         layout = Layout(*zip(*(batch.mask_BT.shape for batch in batches), strict=True))
-        with self._router.running([slot.member for slot in slots], layout):
+        members = [slot.member for slot in slots]
+        with run.entering(split, np.concatenate(rows)), self._router.running(members, layout):
             outputs, targets = run.task.outputs(self._loaded.model, merged(batches, pad_id=run.pad_id), self._device)
         sizes = [n_scored(batch) for batch in batches]
         return list(zip(outputs.split(sizes), targets.split(sizes), strict=True))

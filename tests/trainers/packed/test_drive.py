@@ -132,11 +132,11 @@ def test_what_does_not_fit_together_is_run_in_parts(trainer: Trainer, monkeypatc
     expected = by_slot(trainer.run(job(MIXED[:4])))
     run, sizes = Pack._outputs, []
 
-    def limited(self: Pack, slots: Sequence[object], batches: Sequence[object]) -> object:
+    def limited(self: Pack, slots: Sequence[object], *rest: object) -> object:
         sizes.append(len(slots))
         if len(slots) > 1:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
-        return run(self, slots, batches)  # type: ignore[arg-type]
+        return run(self, slots, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Pack, "_outputs", limited)
     reports = by_slot(trainer.run(job(MIXED[:4], at_once=4)))

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from autopeft.trainers.packed.chance import Chances
-from autopeft.trainers.packed.groups import grouped
+from autopeft.trainers.packed.groups import Size, grouped
 from autopeft.trainers.packed.layout import Layout
 
 RAGGED = Layout([2, 1, 3], [4, 2, 5])
@@ -61,14 +61,20 @@ def test_containers_are_taken_apart_and_put_together() -> None:
 def test_unlike_lengths_share_a_pass_only_where_padding_is_cheaper_than_launching(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sizes = [(8, 100), (8, 10), (8, 98), (8, 12)]
+    sizes = [Size((8, length)) for length in (100, 10, 98, 12)]
     assert grouped(sizes, device="cpu", most_slots=99) == [[1, 3], [0, 2]]
     assert grouped(sizes, device="cuda", most_slots=99) == [[0, 1, 2, 3]]
     assert grouped(sizes, device="cuda", most_slots=2) == [[1, 3], [0, 2]]
-    assert grouped([(64, 512)] * 20, device="cuda", most_slots=99) == [[*range(4)]] + [
+    assert grouped([Size((64, 512))] * 20, device="cuda", most_slots=99) == [[*range(4)]] + [
         [*range(first, first + 8)] for first in (4, 12)
     ]
     assert grouped([], device="cpu", most_slots=9) == []
+
+
+def test_slots_that_skip_layers_have_a_pass_of_their_own_where_that_pays() -> None:
+    sizes = [Size((32, 64), skipped) for skipped in (0.0, 0.75, 0.0, 0.75)]
+    assert grouped(sizes, device="cpu", most_slots=99) == [[0, 2], [1, 3]]
+    assert grouped(sizes, device="cuda", most_slots=99) == [[0, 1, 2, 3]]
 
 
 def test_a_slots_draws_do_not_depend_on_who_draws_between_them() -> None:
