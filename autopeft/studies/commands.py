@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from autopeft.errors import SpecError
 from autopeft.studies.bind import bind_study
-from autopeft.studies.estimate import Conditions
+from autopeft.studies.estimate import Conditions, Counted
 from autopeft.studies.events import Listener, StopReason, StudyEvent, TrialReported
 from autopeft.studies.layer_prior import find_layer_prior
 from autopeft.studies.load import load_spec
@@ -20,6 +20,7 @@ from autopeft.studies.study import Study
 from autopeft.studies.summary import summarise
 from autopeft.studies.tables import (
     check_table,
+    count_lines,
     estimate_table,
     front_table,
     method_table,
@@ -297,11 +298,15 @@ def estimate(model: str, file: Path, conditions: Conditions, *, fit: str | None,
     """Say what a configuration costs."""
     from autopeft.studies.estimate import estimate as cost
 
-    found = cost(model, file, conditions, fit=fit)
     if as_json:
-        print_json(found.to_json())
-    else:
-        print_table(estimate_table(found.to_json(), found.described))
+        print_json(cost(model, file, conditions, fit=fit).to_json())
+        return
+
+    def say(count: Counted) -> None:
+        print_table(count_lines(count.parameters, count.base_parameters, count.described))
+        sys.stdout.flush()
+
+    print_table(estimate_table(cost(model, file, conditions, fit=fit, counted=say).to_json()))
 
 
 def sync(name: str, *, register: Sequence[str], storage: str, as_json: bool) -> None:

@@ -60,14 +60,20 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """What a configuration costs."""
+class Counted:
+    """How many numbers a configuration trains."""
 
     parameters: int
     base_parameters: int
-    memory: MemoryBreakdown
     described: str
     """The configuration in a line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate(Counted):
+    """What a configuration costs."""
+
+    memory: MemoryBreakdown
     fit: Fit | None = None
 
     def to_json(self) -> dict[str, object]:
@@ -80,7 +86,14 @@ class Estimate:
         }
 
 
-def estimate(model: str, file: Path, conditions: Conditions, *, fit: str | None = None) -> Estimate:
+def estimate(
+    model: str,
+    file: Path,
+    conditions: Conditions,
+    *,
+    fit: str | None = None,
+    counted: Callable[[Counted], None] = lambda count: None,
+) -> Estimate:
     """What the configuration in `file` costs on `model`; reads the model's `config.json` only.
 
     Args:
@@ -89,6 +102,7 @@ def estimate(model: str, file: Path, conditions: Conditions, *, fit: str | None 
             `adapter_config.json`, which is traced as PEFT itself trains it.
         conditions: How it is trained.
         fit: Memory of a device, such as `24GiB`: also find the largest batch whose peak fits, with a margin.
+        counted: Told the count before the memory is predicted, which takes longer.
 
     Raises:
         InputError: A file, model or setting that is not usable.
@@ -102,19 +116,33 @@ def estimate(model: str, file: Path, conditions: Conditions, *, fit: str | None 
     spec = replace(spec, dtype=shape.dtype, attention=shape.attention)
     written = read_configuration_file(file)
     conditions = _with_length(conditions, written, spec, shape)
-    if "peft_type" in written:
-        parameters, line = count_peft_config(written, shape), str(written["peft_type"])
-        price = _foreign(written, spec, shape, conditions)
-    else:
-        chosen = configuration(written, shape)
-        parameters, line = count_parameters(chosen, shape).total, describe(chosen, shape)
-        price = _own(written, spec, shape, conditions)
+    foreign = "peft_type" in written
+    count = _counted_foreign(written, shape) if foreign else _counted(written, shape)
+    counted(count)
+    price = (_foreign if foreign else _own)(written, spec, shape, conditions)
     return Estimate(
-        parameters=parameters,
-        base_parameters=shape.base_parameters,
+        parameters=count.parameters,
+        base_parameters=count.base_parameters,
+        described=count.described,
         memory=price(None),
-        described=line,
         fit=None if capacity is None else Fit(capacity=capacity, batch_size=largest_batch(price, capacity)),
+    )
+
+
+def _counted(written: Mapping[str, object], shape: ModelShape) -> Counted:
+    chosen = configuration(written, shape)
+    return Counted(
+        parameters=count_parameters(chosen, shape).total,
+        base_parameters=shape.base_parameters,
+        described=describe(chosen, shape),
+    )
+
+
+def _counted_foreign(written: Mapping[str, object], shape: ModelShape) -> Counted:
+    return Counted(
+        parameters=count_peft_config(written, shape),
+        base_parameters=shape.base_parameters,
+        described=str(written["peft_type"]),
     )
 
 

@@ -324,19 +324,23 @@ def _rates(row: Mapping[str, object]) -> str:
     return f"learning_rate: auto is log({number(rates['low'])}, {number(rates['high'])})  ({source})"
 
 
-def estimate_table(estimate: Mapping[str, object], described: str) -> RenderableType:
-    """What a configuration costs, part by part."""
+def count_lines(parameters: int, base: int, described: str) -> RenderableType:
+    """How many numbers a configuration trains."""
+    share = f"{parameters:,} trainable parameters, {percentage(parameters, base)} of {base:,}"
+    return Group(Text(described, style="bold"), Text(share))
+
+
+def estimate_table(estimate: Mapping[str, object]) -> RenderableType:
+    """The memory that training a configuration takes, part by part."""
     memory = estimate["memory"]
     assert isinstance(memory, Mapping)
-    parameters, base = (int(str(estimate[key])) for key in ("parameters", "base_parameters"))
     table = plain_table()
     table.add_column("memory", no_wrap=True)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("", ratio=1)
     for part, n_bytes in memory.items():
         table.add_row(Text(part), Text(human_bytes(n_bytes)), "", style="bold" if part == "total" else "")
-    share = f"{parameters:,} trainable parameters, {percentage(parameters, base)} of {base:,}"
-    rows: list[RenderableType] = [Text(described, style="bold"), Text(share), Text(""), table]
+    rows: list[RenderableType] = [Text(""), table]
     fit = estimate.get("fit")
     if isinstance(fit, Mapping):
         rows.append(

@@ -192,3 +192,18 @@ def test_rows_longer_than_the_model_are_refused(
     file.write_text(json.dumps(written))
     with pytest.raises(SpecError, match=message):
         estimate(str(model), file, Conditions(batch_size=2, sequence_length=length))
+
+
+def test_the_count_is_told_before_the_memory_is_predicted(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("lora: {rank: 4}\n")
+
+    def never(*_: object) -> None:
+        raise AssertionError(capsys.readouterr().out)
+
+    monkeypatch.setattr("autopeft.studies.estimate._own", never)
+    monkeypatch.setattr("sys.argv", ["autopeft", "estimate", "--model", str(model), "--config", str(file)])
+    with pytest.raises(AssertionError, match=r"lora .*\n1,344 trainable parameters, [0-9.]+ % of [0-9,]+\n"):
+        cli.main()
