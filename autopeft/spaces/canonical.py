@@ -186,7 +186,9 @@ def _value(place: str, field: Field, value: object) -> Scalar:
     try:
         return fit_value(field, value)
     except InputError as error:
-        raise ConfigurationError(f"{place}: {error.message}", hint=error.hint) from None
+        searched = isinstance(value, str) and "(" in value
+        hint = "a configuration has values, not domains: write one value, or a list with one a layer"
+        raise ConfigurationError(f"{place}: {error.message}", hint=hint if searched else error.hint) from None
 
 
 def _sites(place: str, value: object, layer: int, shape: ModelShape) -> tuple[str, ...]:

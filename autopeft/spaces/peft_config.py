@@ -222,7 +222,14 @@ def _norms(config: Config, shape: ModelShape) -> int:
 def _trainable_tokens(config: Config, shape: ModelShape) -> int:
     rows = cast("Sequence[int]", config.get("token_indices") or ())
     if not config.get("target_modules"):
-        return len(rows) * input_embedding(shape).sizes[0][1][1]
+        n_words, width = input_embedding(shape).sizes[0][1]
+        beyond = [row for row in rows if not -n_words <= row < n_words]
+        if beyond:
+            raise ConfigurationError(
+                f"token_indices: this {shape.family} model has no token {beyond[0]}, it has {n_words}",
+                hint="take the configuration of this base model",
+            )
+        return len(rows) * width
     found = targeted(config, shape)
     _check_tied("target_modules", [module.name for module in found])
     return len(rows) * _row_width(found)

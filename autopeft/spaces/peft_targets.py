@@ -87,12 +87,23 @@ def targeted(config: Config, shape: ModelShape) -> tuple[Module, ...]:
         found = [module for module in everything if any(_matches(config, name) for name in module.names)]
     found = [module for module in found if not _excluded(config, module)]
     if not found:
-        raise ConfigurationError(
-            f"target_modules: this {shape.family} model has no module {_words(targets)}; its layers have"
-            f" {', '.join(site.name for site in shape.layers[0])}",
+        raise _nothing_targeted(config, shape, targets)
+    return tuple(found)
+
+
+def _nothing_targeted(config: Config, shape: ModelShape, targets: str | Sequence[object]) -> ConfigurationError:
+    layers = config.get("layers_to_transform")
+    if layers is not None and layers != []:
+        return ConfigurationError(
+            f"layers_to_transform: {layers!r} leaves no module {_words(targets)} of this {shape.family} model, whose"
+            f" layers are 0 to {shape.n_layers - 1}",
             hint="take the configuration of this base model",
         )
-    return tuple(found)
+    return ConfigurationError(
+        f"target_modules: this {shape.family} model has no module {_words(targets)}; its layers have"
+        f" {', '.join(site.name for site in shape.layers[0])}",
+        hint="take the configuration of this base model",
+    )
 
 
 def saved_modules(config: Config, shape: ModelShape) -> tuple[Module, ...]:

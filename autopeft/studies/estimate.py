@@ -302,6 +302,10 @@ def read_configuration_file(file: Path) -> Mapping[str, object]:
             raise SpecError(f"{file}: not valid JSON: {error}") from None
         if not isinstance(data, dict):
             raise SpecError(f"{file}: a configuration is a mapping of methods to their fields")
+        if "target_modules" in data and "peft_type" not in data:
+            raise SpecError(f"{file}: peft_type: missing", hint="give an adapter_config.json that peft wrote")
         inner = data.get("configuration")
         return inner if isinstance(inner, dict) else data
+    if file.is_file() and not file.read_bytes().strip():
+        raise SpecError(f"{file}: is empty; a configuration is a mapping of methods", hint="e.g. lora: {rank: 8}")
     return read_yaml(file).data

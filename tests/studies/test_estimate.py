@@ -207,3 +207,28 @@ def test_the_count_is_told_before_the_memory_is_predicted(
     monkeypatch.setattr("sys.argv", ["autopeft", "estimate", "--model", str(model), "--config", str(file)])
     with pytest.raises(AssertionError, match=r"lora .*\n1,344 trainable parameters, [0-9.]+ % of [0-9,]+\n"):
         cli.main()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", '{"r": 8, "target_modules": ["q_proj"]}', r"a\.json: peft_type: missing"),
+        ("a.yaml", " \n", r"a\.yaml: is empty; a configuration is a mapping"),
+        (
+            "a.json",
+            '{"peft_type": "LORA", "target_modules": ["q_proj"], "layers_to_transform": [7]}',
+            r"layers_to_transform: \[7\] leaves no module 'q_proj' of this llama model, whose layers are 0 to 2",
+        ),
+        (
+            "a.json",
+            '{"peft_type": "TRAINABLE_TOKENS", "token_indices": [1, 99]}',
+            r"token_indices: this llama model has no token 99, it has 55",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_configuration_file_is_named(
+    name: str, content: str, message: str, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises((ConfigurationError, SpecError), match=message):
+        estimate(str(model), tmp_path / name, Conditions(sequence_length=16))
