@@ -6,10 +6,11 @@ from typing import final
 
 import numpy as np
 
-from autopeft.search.belief import Belief
+from autopeft.search.belief import Belief, undisputed
 from autopeft.search.candidates import best_candidate
 from autopeft.search.initial_design import design_size, initial_design
 from autopeft.search.searcher import AbstractSearcher, SearchProblem
+from autopeft.search.source_model import SourceModel, source_models
 from autopeft.search.surrogate import SurrogateError, one_thread
 from autopeft.search.trial import History
 from autopeft.search.unseen import draw_unseen
@@ -28,7 +29,8 @@ class BayesianSearcher(AbstractSearcher):
 
     def __init__(self, problem: SearchProblem) -> None:
         self._problem = problem
-        self._design: tuple[Configuration, ...] | None = None
+        self._designs: dict[tuple[SourceModel, ...], tuple[Configuration, ...]] = {}
+        self._sources: tuple[SourceModel, ...] | None = None
 
     def ask(self, history: History, n: int) -> Sequence[Configuration]:
         """What is left of the design, then model-based proposals; see `AbstractSearcher.ask`."""
@@ -44,9 +46,17 @@ class BayesianSearcher(AbstractSearcher):
         room = min(design_size(self._problem) - len(history), n)
         if room <= 0:
             return []
-        if self._design is None:
-            self._design = initial_design(self._problem)
-        return [one for one in self._design if one.id not in history.ids][:room]
+        sources = undisputed(self._known(), self._problem, history)
+        if sources not in self._designs:
+            self._designs[sources] = initial_design(self._problem, sources)
+        return [one for one in self._designs[sources] if one.id not in history.ids][:room]
+
+    def _known(self) -> tuple[SourceModel, ...]:
+        """Models of the past studies, fitted at the first call."""
+        if self._sources is None:
+            with one_thread():
+                self._sources = source_models(self._problem.past, self._problem.space, seed=self._problem.seed)
+        return self._sources
 
     def _modelled(
         self, history: History, pending: Sequence[Configuration], n: int, *, rng: np.random.Generator
@@ -54,7 +64,7 @@ class BayesianSearcher(AbstractSearcher):
         chosen: list[Configuration] = []
         excluded = {trial.configuration for trial in history} | set(pending)
         try:
-            belief = Belief.of(self._problem, history).fantasise(pending)
+            belief = Belief.of(self._problem, history, sources=self._known()).fantasise(pending)
             while len(chosen) < n:
                 found = best_candidate(
                     self._problem.space, belief.improvement(), parents=belief.front, excluded=excluded, rng=rng

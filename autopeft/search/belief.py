@@ -12,9 +12,12 @@ from autopeft.objectives.reference import reference_point
 from autopeft.search.acquisition import FreeRegion
 from autopeft.search.costs import Cost, cost_of
 from autopeft.search.observations import front_points, outcomes
+from autopeft.search.ranking import agreement
 from autopeft.search.searcher import SearchProblem
+from autopeft.search.source_model import SourceModel
 from autopeft.search.surrogate import Averaged, SurrogateError, fit
 from autopeft.search.trial import History
+from autopeft.search.warm_start import WarmProcess, with_sources
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
 
@@ -29,7 +32,7 @@ class Belief:
     """Losses of configurations as believed, the uncertain objective first; immutable but for what it remembers."""
 
     space: SearchSpace
-    process: Averaged | None
+    process: Averaged | WarmProcess | None
     """Posterior of the uncertain objective; None when every objective is known, the first then takes its place."""
     costs: tuple[Cost, ...]
     """The other objectives (all objectives when `process` is None)."""
@@ -45,8 +48,8 @@ class Belief:
     _costs: dict[Configuration, Array] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, problem: SearchProblem, history: History) -> "Belief":
-        """The belief after `history`, its running trials fantasised.
+    def of(cls, problem: SearchProblem, history: History, *, sources: Sequence[SourceModel] = ()) -> "Belief":
+        """The belief after `history`, its running trials fantasised, and after what `sources` say.
 
         The evaluated trials' uncertain objective is taken at its posterior mean, not as observed, so that a lucky
         run does not become a front point that nothing can beat.
@@ -59,7 +62,7 @@ class Belief:
         points = front_points(history, problem.objectives)
         if not points:
             raise SurrogateError("no trial has completed")
-        process = _fitted(problem, history, objectives[0]) if learned else None
+        process = _fitted(problem, history, objectives[0], sources) if learned else None
         known = objectives[1:] if learned else objectives
         measured = losses_of(points, objectives)
         origin = measured.min(axis=0)
@@ -156,9 +159,23 @@ def ordered(objectives: Sequence[Objective]) -> tuple[Objective, ...]:
     return (first, *(one for one in objectives if one is not first))
 
 
-def _fitted(problem: SearchProblem, history: History, objective: Objective) -> Averaged:
+def undisputed(sources: Sequence[SourceModel], problem: SearchProblem, history: History) -> tuple[SourceModel, ...]:
+    """The sources whose expectations do not contradict the order of what was observed; all before there is one."""
+    if not sources:
+        return ()
+    found = outcomes(history, ordered(problem.objectives)[0])
+    if len(found) < MIN_OUTCOMES:
+        return tuple(sources)
+    x = np.array([problem.space.features(one) for one in found.configurations])
+    return tuple(source for source in sources if agreement(source.level(x), found.losses) >= 0)
+
+
+def _fitted(
+    problem: SearchProblem, history: History, objective: Objective, sources: Sequence[SourceModel]
+) -> Averaged | WarmProcess:
     found = outcomes(history, objective)
     if len(found) < MIN_OUTCOMES:
         raise SurrogateError(f"{len(found)} outcomes of {objective.name}, {MIN_OUTCOMES} are needed")
     x = np.array([problem.space.features(one) for one in found.configurations])
-    return fit(x, found.losses, seed=problem.seed)
+    cold = fit(x, found.losses, seed=problem.seed)
+    return with_sources(cold, x, found.losses, sources, seed=problem.seed)

@@ -7,12 +7,16 @@ import numpy as np
 from autopeft.objectives.parameters import count_parameters
 from autopeft.objectives.pareto import Array
 from autopeft.search.searcher import SearchProblem
+from autopeft.search.source_model import SourceModel
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.layer_prior import weighted_sample
 from autopeft.spaces.space import SearchSpace
 
 POOL = 256
 """Draws that the design chooses from: uniform, or by `SearchProblem.layer_weights`."""
+
+FROM_SOURCES = 0.6
+"""Share of the design that comes from the fronts of past studies, where there are any: 4 to 6 trials."""
 
 MAX_STEPS = 200
 """Moves of one greedy walk."""
@@ -26,12 +30,12 @@ def design_size(problem: SearchProblem) -> int:
     return max(6, min(2 * len(problem.objectives) + 4, problem.n_trials // 4))
 
 
-def initial_design(problem: SearchProblem) -> tuple[Configuration, ...]:
+def initial_design(problem: SearchProblem, sources: Sequence[SourceModel] = ()) -> tuple[Configuration, ...]:
     """The configurations to try first, in order, distinct and valid; fewer in a space that has fewer.
 
-    Smallest, largest and (by the logarithm) middle number of parameters, so that the costs' range is known and the
-    reference point settles; each method alone at a middle size; then the pool member furthest, in the surrogate's
-    features, from all chosen.
+    What `sources` had on their fronts, for up to 0.6 of the design (`begun_from`); smallest, largest and (by the
+    logarithm) middle number of parameters, so that the costs' range is known and the reference point settles; each
+    method alone at a middle size; then the pool member furthest, in the surrogate's features, from all chosen.
 
     Cost: a few hundred neighbourhoods, paid once a study.
     """
@@ -49,10 +53,18 @@ def initial_design(problem: SearchProblem) -> tuple[Configuration, ...]:
     smallest = min(lows, key=space.parameters)
     largest = _walk(space, pool[int(np.argmax(counts))], key=lambda one: -space.parameters(one))
     middle = _middle(space, pool, space.parameters(smallest), space.parameters(largest))
-    chosen = {one.id: one for one in (middle, smallest, largest, *alone)}
+    begun = begun_from(sources, n=round(FROM_SOURCES * size))
+    chosen = {one.id: one for one in (*begun, middle, smallest, largest, *alone)}
     chosen = dict(list(chosen.items())[:size])
     _fill(space, chosen, pool, size=size)
     return tuple(chosen.values())
+
+
+def begun_from(sources: Sequence[SourceModel], *, n: int) -> tuple[Configuration, ...]:
+    """`n` configurations of the sources' fronts, or as many as there are: a point of each source in turn."""
+    fronts = [source.front(n) for source in sources]
+    turns = [front[place] for place in range(n) for front in fronts if place < len(front)]
+    return tuple(dict.fromkeys(turns))[:n]
 
 
 def _walk(space: SearchSpace, start: Configuration, *, key: Callable[[Configuration], float]) -> Configuration:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autopeft.objectives.objective import Objective
+from autopeft.search.past_study import PastStudy
 from autopeft.search.trial import History
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
@@ -21,6 +22,8 @@ class SearchProblem:
     """Trials the study may spend in all."""
     layer_weights: Mapping[int, float] = field(default_factory=dict)
     """Chance in (0, 1) that the first configurations adapt each layer, learnt elsewhere; empty for no preference."""
+    past: tuple[PastStudy, ...] = ()
+    """Studies that came before, whose trials it begins from."""
 
 
 class AbstractSearcher(ABC):

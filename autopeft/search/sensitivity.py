@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_solve
 
 from autopeft.objectives.objective import Objective
 from autopeft.objectives.pareto import Array
 from autopeft.search.observations import outcomes
-from autopeft.search.surrogate import Averaged, GaussianProcess, SurrogateError, fit, one_thread
+from autopeft.search.ranking import left_out
+from autopeft.search.surrogate import Averaged, SurrogateError, fit, one_thread
 from autopeft.search.trial import History
 from autopeft.spaces.configuration import Scalar
 from autopeft.spaces.space import SearchSpace
@@ -147,19 +147,11 @@ def _omega_squared(groups: Sequence[Array]) -> float:
 
 def _explained(process: Averaged) -> float:
     """1 - squared leave-one-out errors over squared deviations from the mean."""
-    z = process.each[0].z
-    errors = np.mean([_left_out(one) for one in process.each], axis=0)
-    spread = float(((z - z.mean()) ** 2).sum())
+    first = process.each[0]
+    y = first.location + first.scale * first.z
+    errors = y - left_out(process.each)[0].mean(axis=0)
+    spread = float(((y - y.mean()) ** 2).sum())
     return 1.0 - float((errors**2).sum()) / spread if spread > 0 else 0.0
-
-
-def _left_out(process: GaussianProcess) -> Array:
-    """`[n]` of each standardised outcome less its mean given the others, from one Cholesky factor.
-
-    Source: Rasmussen and Williams 2006, equation 5.12; the hyper-parameters stay those of all trials.
-    """
-    inverse = cho_solve((process.factor, True), np.eye(len(process.z)))
-    return process.weights / np.diag(inverse)
 
 
 def by_part(found: Sensitivity) -> Mapping[str, Mapping[str, Effect]]:

@@ -14,6 +14,7 @@ from autopeft.studies.estimate import Conditions, Counted
 from autopeft.studies.events import Listener, StopReason, StudyEvent, TrialReported
 from autopeft.studies.layer_prior import find_layer_prior
 from autopeft.studies.load import load_spec
+from autopeft.studies.past import find_past
 from autopeft.studies.progress import choose_mode
 from autopeft.studies.storage import StudyStorage
 from autopeft.studies.study import Study
@@ -82,7 +83,8 @@ def check(file: Path, *, storage: str, settings: Sequence[str], as_json: bool) -
     """Validate and summarise a study file."""
     spec = load_spec(file, settings=settings)
     bound = bind_study(spec)
-    summary = summarise(bound, find_layer_prior(spec, bound.space.shape, storage=storage))
+    prior = find_layer_prior(spec, bound.space.shape, storage=storage)
+    summary = summarise(bound, prior, past=find_past(spec, bound.space, storage=storage).studies)
     if as_json:
         print_json(summary.to_json())
     else:

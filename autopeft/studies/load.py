@@ -55,7 +55,7 @@ def to_spec(document: Document, *, folder: Path | None) -> StudySpec:
         space=space,
         constraints=tuple(file.constraints),
         objectives=objectives,
-        search=_search(file, document),
+        search=_search(file, document, folder),
         training=_training(file, objectives),
         fidelity=_fidelity(file, document),
         resources=_resources(file),
@@ -124,7 +124,7 @@ def _task(file: StudyFile | RunFile, document: Document, folder: Path | None) ->
     )
 
 
-def _search(file: StudyFile, document: Document) -> SearchSettings:
+def _search(file: StudyFile, document: Document, folder: Path | None) -> SearchSettings:
     section = file.search
     source = section.layers_from
     if source is not None and source.study == file.study:
@@ -133,7 +133,14 @@ def _search(file: StudyFile, document: Document) -> SearchSettings:
             hint="name one that has learnt layer importances before",
         )
     prior = None if source is None else PriorSource(study=source.study, trial=source.trial)
-    return SearchSettings(engine=section.engine, trials=section.trials, seed=section.seed, layers_from=prior)
+    past = tuple(_file_or_name(entry, folder) for entry in section.past)
+    for index, entry in enumerate(section.past):
+        if entry == file.study:
+            raise SpecError(
+                f"{document.place(('search', 'from', index))}: got {entry!r}, which is this study",
+                hint="name one that came before",
+            )
+    return SearchSettings(engine=section.engine, trials=section.trials, seed=section.seed, layers_from=prior, past=past)
 
 
 def _objectives(file: StudyFile | RunFile, document: Document) -> tuple[Objective, ...]:
@@ -187,6 +194,12 @@ def _placed(error: SpecError, document: Document, key: str) -> SpecError:
         path = list(head.split("."))
     line = document.place(tuple(path)).removesuffix(": " + head).partition(": ")[0]
     return error.at(line)
+
+
+def _file_or_name(entry: str, folder: Path | None) -> str:
+    """`entry` as an absolute path where it is a file; a folder may be called like a study."""
+    path = resolve_path(entry, folder=folder)
+    return path if Path(path).is_file() else entry
 
 
 def resolve_path(name: str, *, folder: Path | None) -> str:

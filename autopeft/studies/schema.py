@@ -85,6 +85,7 @@ class SearchSection(_Section):
     trials: PositiveInt = 50
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     layers_from: LayersFromSection | None = None
+    past: list[str] = Field(default=[], alias="from")
 
 
 class FidelitySection(_Section):
@@ -251,7 +252,7 @@ def _first_error(error: ValidationError, document: Document) -> SpecError:
     place = document.place(path)
     if details["type"] == "extra_forbidden":
         section = _section_at(path[:-1])
-        known = sorted(section.model_fields) if section else []
+        known = sorted(field.alias or name for name, field in section.model_fields.items()) if section else []
         return SpecError(
             f"{place}: unknown key {str(path[-1])!r}; known here: {', '.join(known)}",
             hint=nearest(str(path[-1]), known),

@@ -29,6 +29,8 @@ class SearchSettings:
     trials: int = 50
     seed: int = 0
     layers_from: PriorSource | None = None
+    past: tuple[str, ...] = ()
+    """Studies that it begins from (`search.from`): names in the storage, or files that were exported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,7 @@ class StudySpec:
             "space": self.space.to_mapping(),
             "constraints": list(self.constraints),
             "objectives": [objective.name for objective in self.objectives],
-            "search": _given(asdict(self.search)),
+            "search": _search_mapping(self.search),
             "training": self.training.to_mapping() | ({"fidelity": asdict(self.fidelity)} if self.fidelity else {}),
             "resources": _given(asdict(self.resources)),
             "tracking": {"mlflow": self.mlflow},
@@ -119,6 +121,12 @@ class RunSpec:
             "training": self.training.to_mapping(),
             "tracking": {"mlflow": self.mlflow},
         }
+
+
+def _search_mapping(search: SearchSettings) -> dict[str, object]:
+    fields = _given(asdict(search))
+    past = fields.pop("past")
+    return fields | ({"from": list(search.past)} if past else {})
 
 
 def _task_mapping(task: TaskSpec) -> dict[str, object]:

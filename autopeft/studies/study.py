@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, final
 from autopeft.errors import NotFoundError
 from autopeft.objectives.front import FrontPoint
 from autopeft.objectives.objective import METRICS
-from autopeft.search.searcher import AbstractSearcher, SearchProblem
+from autopeft.search.searcher import AbstractSearcher
 from autopeft.search.trial import History
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.definition import SpaceDefinition
@@ -150,21 +150,15 @@ class Study:
         from autopeft.search.scheduler import RunAll
         from autopeft.search.schedulers import make_scheduler
         from autopeft.search.table import make_searcher
+        from autopeft.studies.beginning import Beginning
         from autopeft.studies.bind import bind_study
         from autopeft.studies.drive import Plan, drive
-        from autopeft.studies.layer_prior import KEY as LAYER_PRIOR
-        from autopeft.studies.layer_prior import find_layer_prior
+        from autopeft.studies.past_sources import PLACE as PAST_PLACE
 
         spec = self.spec
         space = (bound or bind_study(spec)).space
-        prior = find_layer_prior(spec, space.shape, storage=self.storage)
-        problem = SearchProblem(
-            space=space,
-            objectives=spec.objectives,
-            seed=spec.search.seed,
-            n_trials=spec.search.trials,
-            layer_weights=prior.weights if prior else {},
-        )
+        beginning = Beginning.of(spec, space, storage=self.storage)
+        problem = beginning.problem(spec, space)
         plan = Plan(
             space=space,
             searcher=_InOrder(given.configurations) if given else make_searcher(spec.search.engine, problem),
@@ -178,11 +172,12 @@ class Study:
             artifacts=self.artifacts_root,
         )
         identity = json.loads(space.fingerprint()) | {"content": content_of(spec)}
-        identity |= {LAYER_PRIOR: prior.to_json()} if prior else {}
+        identity |= beginning.identity
         identity |= {"given": dict(given.origin)} if given else {}
         definition = StudyDefinition(objectives=spec.objectives, spec=spec.to_mapping(), space=identity)
         with StudyStorage.open(self.storage, create=True) as storage:
-            stored = storage.create(self.name, definition, harmless=(*HARMLESS, *PLACES))
+            stored = storage.create(self.name, definition, harmless=(*HARMLESS, *PLACES, PAST_PLACE))
+            beginning.keep(stored)
             return drive(stored, plan, spec.resources, listeners=listeners, stop=stop)
 
     def is_running(self) -> bool:

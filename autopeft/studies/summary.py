@@ -8,14 +8,15 @@ from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
 from autopeft.studies.bind import BoundStudy
 from autopeft.studies.layer_prior import LayerPrior
+from autopeft.studies.past import CarriedStudy
 from autopeft.studies.tables import CheckSummary
 
 N_SAMPLES = 256
 """Configurations looked at for the predicted ranges."""
 
 
-def summarise(bound: BoundStudy, prior: LayerPrior | None = None) -> CheckSummary:
-    """Size and predicted ranges of a bound study, and what leads its first trials."""
+def summarise(bound: BoundStudy, prior: LayerPrior | None = None, *, past: Sequence[CarriedStudy] = ()) -> CheckSummary:
+    """Size and predicted ranges of a bound study, and what it begins from."""
     spec, space = bound.spec, bound.space
     size = space.size()
     parameters, memory = _range(space, "parameters"), _range(space, "memory")
@@ -36,6 +37,7 @@ def summarise(bound: BoundStudy, prior: LayerPrior | None = None) -> CheckSummar
         fidelity=spec.fidelity,
         rules=size.rules,
         layer_prior=prior,
+        past=tuple(past),
     )
 
 

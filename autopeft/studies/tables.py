@@ -20,6 +20,7 @@ from autopeft.studies.charts import Confirmed, counts_line, knee_number, point_o
 from autopeft.studies.describe import describe, human_bytes, human_seconds, human_value, number
 from autopeft.studies.described_rows import DescribedRows, Row, plain_table
 from autopeft.studies.layer_prior import LayerPrior
+from autopeft.studies.past import CarriedStudy
 
 STATE_STYLES = {
     TrialState.COMPLETED: "green",
@@ -57,6 +58,8 @@ class CheckSummary:
     """Rules between dimensions that may refuse some of the counted configurations."""
     layer_prior: LayerPrior | None = None
     """Importances of another study that lead the first trials."""
+    past: tuple[CarriedStudy, ...] = ()
+    """Studies that the search begins from."""
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -76,6 +79,7 @@ class CheckSummary:
             "fidelity": None if self.fidelity is None else asdict(self.fidelity),
             "rules": list(self.rules),
             "layer_prior": None if self.layer_prior is None else self.layer_prior.to_json(),
+            "from": [study.to_json() for study in self.past],
         }
 
 
@@ -254,6 +258,8 @@ def _facts(summary: CheckSummary) -> list[tuple[str, str]]:
         rows.insert(-1, ("rules", f"{', '.join(summary.rules)} (what breaks one is counted, never proposed)"))
     if summary.layer_prior is not None:
         rows.insert(3, ("layers", _prior(summary.layer_prior, summary.n_layers)))
+    if summary.past:
+        rows.insert(3, ("begins from", "; ".join(map(str, summary.past))))
     if summary.memory is not None:
         rows.append(("memory", " to ".join(human_bytes(value) for value in summary.memory) + " predicted"))
     return rows

@@ -1,0 +1,286 @@
+"""A search that begins from other studies: better with a related one, no worse with one that misleads."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from autopeft.objectives.front import Front, hypervolume_curve
+from autopeft.search.bayesian import BayesianSearcher
+from autopeft.search.belief import Belief, ordered, undisputed
+from autopeft.search.initial_design import FROM_SOURCES, begun_from, design_size, initial_design
+from autopeft.search.observations import front_points
+from autopeft.search.past_study import PastStudy
+from autopeft.search.ranking import agreement, chances_of_best_order
+from autopeft.search.source_model import SourceModel, source_models
+from autopeft.search.surrogate import Averaged, SurrogateError, condition, fit
+from autopeft.search.trial import History, Trial, TrialState
+from autopeft.search.warm_start import WarmProcess, levels_of, transferred, with_sources
+from autopeft.spaces.configuration import Configuration
+from autopeft.spaces.space import SearchSpace
+from tests.search.support import history_of, problem_of, run, space_of, trial_of
+
+SPACE = space_of("mixed")
+
+
+def past_of(
+    space: SearchSpace, *, n: int = 40, seed: int = 5, change: Callable[[float], float] = lambda value: value
+) -> PastStudy:
+    """A study of `n` uniform trials of the same task, each metric put through `change`."""
+    drawn = list({one.id: one for one in space.sample(np.random.default_rng(seed), n)}.values())
+    trials = [trial_of(number, one, space) for number, one in enumerate(drawn)]
+    history = History(trials=tuple(_changed(trial, change) for trial in trials))
+    learned, *others = ordered(problem_of(space).objectives)
+    carried = {one: one for one in drawn}
+    return PastStudy.of("before", history, carried, space=space, learned=learned, others=others)
+
+
+def _changed(trial: Trial, change: Callable[[float], float]) -> Trial:
+    measured = trial.measurements[-1]
+    metrics = {"accuracy": change(measured.metrics["accuracy"])}
+    return replace(trial, measurements=(replace(measured, metrics=metrics),))
+
+
+def rescale(value: float) -> float:
+    return 50.0 * value - 7.0
+
+
+def reverse(value: float) -> float:
+    return 1.4 - value
+
+
+@cache
+def observed(n: int, *, seed: int = 9) -> tuple[list[Configuration], np.ndarray, np.ndarray]:
+    """`n` configurations of the space, their features and their losses."""
+    drawn = SPACE.sample(np.random.default_rng(seed), n)
+    losses = np.array([-trial.measurements[-1].metrics["accuracy"] for trial in history_of(drawn, SPACE)])
+    return drawn, np.array([SPACE.features(one) for one in drawn]), losses
+
+
+@cache
+def model(change: Callable[[float], float] = lambda value: value) -> SourceModel:
+    return SourceModel.of(past_of(SPACE, change=change), SPACE, seed=0)
+
+
+def believed(n: int, sources: Sequence[SourceModel]) -> Averaged | WarmProcess:
+    _, x, y = observed(n)
+    return with_sources(fit(x, y, seed=0), x, y, sources, seed=0)
+
+
+def share(n: int, *sources: SourceModel) -> float:
+    process = believed(n, sources)
+    return process.share if isinstance(process, WarmProcess) else 0.0
+
+
+def error(process: Averaged | WarmProcess) -> float:
+    """Root mean squared error at configurations that nobody has seen."""
+    _, x, y = observed(100, seed=77)
+    return float(np.sqrt(((process.posterior(x)[0] - y) ** 2).mean()))
+
+
+@pytest.mark.parametrize("n", [6, 20])
+def test_a_source_of_the_same_task_is_believed_and_lowers_the_error(n: int) -> None:
+    source = model()
+    assert share(n, source) > 0.5
+    assert error(believed(n, [source])) < 0.8 * error(believed(n, []))
+
+
+@pytest.mark.parametrize("n", [6, 20])
+def test_a_source_in_another_unit_helps_as_much(n: int) -> None:
+    same, other = model(), model(rescale)
+    assert error(believed(n, [other])) == pytest.approx(error(believed(n, [same])), rel=0.2)
+
+
+@pytest.mark.parametrize("n", [5, 8, 12, 20])
+def test_a_source_that_misleads_leaves_the_error_as_it_is(n: int) -> None:
+    assert error(believed(n, [model(reverse)])) < 1.1 * error(believed(n, []))
+
+
+@pytest.mark.parametrize("n", [6, 20])
+def test_a_source_that_misleads_beside_a_good_one_takes_little_from_it(n: int) -> None:
+    good, bad = model(), model(reverse)
+    assert error(believed(n, [bad, good])) < 0.9 * error(believed(n, []))
+
+
+def test_without_sources_the_belief_is_the_cold_one() -> None:
+    _, x, y = observed(8)
+    cold = fit(x, y, seed=0)
+    assert with_sources(cold, x, y, [], seed=0) is cold
+
+
+@pytest.mark.parametrize("n", [6, 12])
+def test_a_fantasy_is_met_where_it_was_had_and_narrows_the_belief_there(n: int) -> None:
+    process = believed(n, [model()])
+    _, x, _ = observed(3, seed=3)
+    mean, before = process.posterior(x)
+    again, after = process.fantasise(x).posterior(x)
+    np.testing.assert_allclose(again, mean, atol=0.25 * before.max())
+    assert (after <= before + 1e-9).all()
+
+
+def test_the_residual_is_dropped_where_the_source_contradicts_and_the_input_stays() -> None:
+    _, x, y = observed(12)
+    assert [one.slopes is None for one in transferred(x, y, [model()], seed=0)] == [False, True]
+    (only,) = transferred(x, y, [model(reverse)], seed=0)
+    assert only.slopes is None
+    means, deviations = only.left_out(x)
+    assert means.shape == deviations.shape == (len(only.processes.each), 12)
+
+
+@pytest.mark.parametrize("change", [lambda value: value, reverse])
+def test_left_out_predictions_are_those_of_a_process_that_never_saw_the_observation(
+    change: Callable[[float], float],
+) -> None:
+    _, x, y = observed(10)
+    for part in transferred(x, y, [model(change)], seed=0):
+        means, deviations = part.left_out(x)
+        taken = np.zeros(10) if part.slopes is None else levels_of(part.sources, x) @ part.slopes
+        inputs = np.column_stack([x, levels_of(part.sources, x)]) if part.slopes is None else x
+        rest = np.arange(10) != 4
+        process = part.processes.each[0]
+        z = (y - taken - process.location) / process.scale
+        without = condition(
+            process.hyperparameters, inputs[rest], z[rest], location=process.location, scale=process.scale
+        )
+        mean, deviation = without.posterior(inputs[~rest])
+        noisy = np.hypot(deviation, process.scale * process.hyperparameters.noise**0.5)
+        assert means[0, 4] == pytest.approx(float(mean[0] + taken[4]), abs=1e-8)
+        assert deviations[0, 4] == pytest.approx(float(noisy[0]), rel=1e-6)
+
+
+def test_shares_are_chances_and_the_one_that_orders_best_has_the_largest() -> None:
+    y = np.arange(8.0)
+    narrow = np.full((3, 8), 0.1)
+    parts = [(np.tile(y, (3, 1)), narrow), (np.tile(-y, (3, 1)), narrow), (np.tile(y, (3, 1)), narrow + 3.0)]
+    shares = chances_of_best_order(parts, y, seed=0)
+    assert shares.sum() == pytest.approx(1.0)
+    assert shares[0] > 0.95
+    assert shares[1] == 0.0
+    assert chances_of_best_order(parts[:1] * 2, y, seed=0)[0] == pytest.approx(0.5)
+    assert chances_of_best_order(parts, np.ones(8), seed=0).tolist() == pytest.approx([1 / 3] * 3)
+
+
+@pytest.mark.parametrize(
+    ("scores", "tau"), [([1, 2, 3], 1.0), ([3, 2, 1], -1.0), ([1, 3, 2], 1 / 3), ([1, 1, 1], 0.0), ([7], 0.0)]
+)
+def test_agreement_is_kendalls(scores: list[float], tau: float) -> None:
+    assert agreement(np.array(scores, dtype=float), np.arange(len(scores), dtype=float)) == pytest.approx(tau)
+
+
+def test_levels_are_between_the_best_and_the_worst_that_the_source_saw() -> None:
+    source = model()
+    levels = source.level(np.array([SPACE.features(one) for one in source.past.configurations]))
+    assert (levels.min(), levels.max()) == (pytest.approx(0.0), pytest.approx(1.0))
+    assert source.past.losses[int(np.argmin(levels))] < np.quantile(source.past.losses, 0.1)
+
+
+def test_a_front_to_begin_with_is_not_dominated_and_the_first_adds_most() -> None:
+    source = model()
+    rows = np.column_stack([source.seen, source.past.costs])
+    chosen = source.front(6)
+    assert len(set(chosen)) == len(chosen) == 6
+    for one in chosen:
+        row = rows[source.past.configurations.index(one)]
+        assert not ((rows <= row).all(axis=1) & (rows < row).any(axis=1)).any()
+    assert source.front(3) == chosen[:3]
+    assert len(source.front(1000)) < len(source.past.configurations)
+
+
+def test_trials_that_stopped_early_are_learned_from_and_not_begun_with() -> None:
+    past = past_of(SPACE)
+    best = int(np.argmin(past.losses))
+    stopped = replace(past, observed=tuple(index != best for index in range(len(past.observed))))
+    chosen = SourceModel.of(stopped, SPACE, seed=0).front(1000)
+    assert past.configurations[best] in SourceModel.of(past, SPACE, seed=0).front(1000)
+    assert past.configurations[best] not in chosen
+
+
+def test_costs_that_this_study_knows_are_its_own() -> None:
+    past = past_of(SPACE)
+    assert past.costs[:, 0].tolist() == [SPACE.parameters(one) for one in past.configurations]
+    assert past.costs[:, 1].tolist() == [SPACE.predicted(one)["memory"] for one in past.configurations]
+    learned, seconds = ordered(problem_of(SPACE, ["accuracy", "train_seconds"]).objectives)
+    history = history_of(past.configurations[:4], SPACE, state=lambda n: [*TrialState][n % 2])
+    carried = {one: one for one in past.configurations[1:]}
+    other = PastStudy.of("other", history, carried, space=SPACE, learned=learned, others=[seconds])
+    assert other.configurations == (past.configurations[1], past.configurations[3])
+    assert other.costs[:, 0].tolist() == [1.0 + 0.1 * len(one.adapted_layers) for one in other.configurations]
+
+
+def test_a_source_of_two_trials_says_nothing() -> None:
+    past = past_of(SPACE, n=2)
+    with pytest.raises(SurrogateError, match="2 trials of before, 3 are needed"):
+        SourceModel.of(past, SPACE, seed=0)
+    assert source_models([past, past_of(SPACE)], SPACE, seed=0)[0].past.name == "before"
+
+
+def test_the_design_begins_with_the_fronts_in_turn() -> None:
+    problem = replace(problem_of(SPACE), past=(past_of(SPACE), past_of(SPACE, seed=6)))
+    first, second = sources = source_models(problem.past, SPACE, seed=0)
+    n = round(FROM_SOURCES * design_size(problem))
+    assert begun_from(sources, n=4) == (*first.front(1), *second.front(1), first.front(2)[1], second.front(2)[1])
+    design = initial_design(problem, sources)
+    assert design[:n] == begun_from(sources, n=n)
+    assert len(design) == len(set(design)) == design_size(problem)
+    assert set(design[n : n + 3]) <= set(initial_design(problem))
+
+
+def test_the_front_of_a_source_that_what_was_tried_contradicts_is_not_followed_further() -> None:
+    problem = replace(problem_of(SPACE), past=(past_of(SPACE), past_of(SPACE, seed=6, change=reverse)))
+    good, bad = sources = source_models(problem.past, SPACE, seed=0)
+    drawn, _, _ = observed(3)
+    assert undisputed(sources, problem, history_of(drawn[:2], SPACE)) == sources
+    told = history_of([*bad.front(2), *good.front(2)], SPACE)
+    assert undisputed(sources, problem, told) == (good,)
+    searcher = BayesianSearcher(problem)
+    (first,) = searcher.ask(History(), 1)
+    assert first == good.front(1)[0]
+    (later,) = searcher.ask(told, 1)
+    assert later == next(one for one in initial_design(problem, [good]) if one.id not in told.ids)
+
+
+def test_a_belief_knows_its_sources() -> None:
+    problem = problem_of(SPACE)
+    drawn, _, _ = observed(12)
+    history = history_of(drawn, SPACE)
+    warm = Belief.of(problem, history, sources=[model()])
+    assert isinstance(warm.process, WarmProcess)
+    assert isinstance(Belief.of(problem, history).process, Averaged)
+    assert (warm.improvement()(drawn) >= 0).all()
+
+
+def curves(space: SearchSpace, seed: int, *, n: int, changes: Sequence[Callable[[float], float]]) -> list[list[float]]:
+    """Hypervolume after each of `n` trials, from one reference: of a cold search, then of one begun from each."""
+    cold = problem_of(space, ["accuracy", "parameters"], seed=seed, n_trials=n)
+    warm = [replace(cold, past=(past_of(space, seed=seed + 50, change=change),)) for change in changes]
+    groups = [front_points(run(BayesianSearcher(problem), space, n=n), problem.objectives) for problem in (cold, *warm)]
+    reference = Front.of([point for group in groups for point in group], cold.objectives).reference
+    return [
+        [volume for _, volume in hypervolume_curve(group, cold.objectives, reference=reference)] for group in groups
+    ]
+
+
+def reached(curve: Sequence[float], volume: float) -> int:
+    """Trials after which a search has `volume`; one more than it made when it never has."""
+    return next((n for n, there in enumerate(curve, start=1) if there >= volume), len(curve) + 1)
+
+
+def test_a_source_of_the_same_task_saves_trials_and_one_that_misleads_costs_little() -> None:
+    cold, same, misled = curves(SPACE, 2, n=11, changes=[lambda value: value, reverse])
+    assert reached(same, cold[-1]) <= 8
+    assert misled[-1] > 0.95 * cold[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_over_seeds_half_the_trials_are_saved_and_a_source_that_misleads_costs_at_most_three_per_cent() -> None:
+    found = [
+        curves(space_of(name, n_layers=6), seed, n=20, changes=[lambda value: value, reverse])
+        for name in ("per-layer", "mixed", "sizes")
+        for seed in range(4)
+    ]
+    assert np.mean([reached(same, 0.98 * cold[-1]) for cold, same, _ in found]) <= 10
+    assert np.mean([misled[-1] / cold[-1] for cold, _, misled in found]) >= 0.97
+    assert min(misled[-1] / cold[-1] for cold, _, misled in found) >= 0.9
