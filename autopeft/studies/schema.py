@@ -260,7 +260,8 @@ def _first_error(error: ValidationError, document: Document) -> SpecError:
     if details["type"] == "missing":
         return SpecError(f"{place}: missing", hint=f"add `{dotted(path)}: ...`")
     got = shorten(details.get("input"))
-    return SpecError(f"{place}: got {got}; {_wanted(details)}")
+    wanted, hint = _EITHER.get(path, (_wanted(details), ""))
+    return SpecError(f"{place}: got {got}; {wanted}", hint=hint)
 
 
 def _severity(item: ErrorDetails, document: Document) -> tuple[int, int]:
@@ -292,6 +293,14 @@ def _section_at(path: Path_) -> type[BaseModel] | None:
     }
     return sections.get(path)
 
+
+_EITHER: dict[Path_, tuple[str, str]] = {
+    ("space",): (
+        "the name of a preset or a mapping of methods is needed",
+        'write for instance space: {lora: {rank: "choice(0, 4, 8)"}}',
+    ),
+}
+"""What is needed where a value may be of two kinds, and the hint."""
 
 _WANTED = {
     "literal_error": "allowed: {expected}",

@@ -68,6 +68,13 @@ CASES: list[tuple[dict[str, object], tuple[str, ...]]] = [
     ({"objectives": ["accuracy", "latency"]}, ("objectives: got 'latency'", "memory, parameters")),
     ({"space": "autopft"}, ("autopft", "autopeft")),
     ({"space__lra": {"rank": 4}}, ("lra", "lora")),
+    (
+        {"space": ["lora"]},
+        ("space: got ['lora']; the name of a preset or a mapping", "write for instance space"),
+    ),
+    ({"space__dora": {"rank": 4}}, ("unknown key 'dora'", "did you mean 'peft_lora' with variant: dora?")),
+    ({"space__lr": 0.001}, ("unknown key 'lr'", "did you mean 'learning_rate'?")),
+    ({"space__lora__r": 4}, ("unknown key 'r'", "did you mean 'rank'?")),
     ({"space__lora__rnk": 4}, ("rnk", "rank")),
     ({"space__lora__rank": "choice()"}, ("space.lora.rank", "choice")),
     ({"space__lora__rank": "int(8, 2)"}, ("space.lora.rank", "8", "2")),
