@@ -42,6 +42,14 @@ class Capacity:
         message = f"{_REFUSED}predicted {human_bytes(predicted)}, {why}; a job has {human_bytes(self.n_bytes)}"
         return Failure(kind=FailureKind.OOM, message=message)
 
+    def fits_together(self, predicted: Iterable[float], *, shared: float, trials: Iterable[Trial]) -> bool:
+        """Whether trials that share a base of `shared` bytes, and are predicted to take so much alone, fit at once.
+
+        The sum of the upper bounds of what each adds to the base: peaks rarely meet, so this errs on the safe side.
+        """
+        factor = residual_of(trials).upper(confidence=self.confidence)
+        return shared + sum(max(0.0, factor * one - shared) for one in predicted) <= self.n_bytes
+
 
 def residual_of(trials: Iterable[Trial]) -> Residual:
     """What the trials' measured peaks say of their predictions; those that were never started say nothing."""

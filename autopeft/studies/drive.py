@@ -16,6 +16,7 @@ from autopeft.studies.events import Listener, Noted, StopReason, StudyOpened, St
 from autopeft.studies.executor import AbstractExecutor, AbstractTrialSource, Resources, WorkerSpec
 from autopeft.studies.local import LocalExecutor
 from autopeft.studies.lock import StudyLock
+from autopeft.studies.packs import at_once
 from autopeft.studies.runner import Runner
 from autopeft.studies.signals import StopLevel, StopRequest, signals_raise
 from autopeft.studies.storage import StoredStudy
@@ -49,7 +50,7 @@ def executor_for(worker: WorkerSpec, resources: Resources) -> AbstractExecutor:
     """The executor that `resources` names."""
     worker = replace(worker, training=replace(worker.training, prefix_bytes=resources.prefix_cache))
     if resources.executor == "local":
-        return LocalExecutor(worker, threads=resources.cpus_per_job)
+        return LocalExecutor(worker, threads=resources.cpus_per_job, at_once=at_once(resources))
     from autopeft.studies.tune import TuneExecutor
 
     return TuneExecutor(worker, resources)

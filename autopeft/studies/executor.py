@@ -1,6 +1,7 @@
 """How jobs get to workers: the interface of every executor and what it is told."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,8 @@ class Resources:
     gpus_per_job: float | None = None
     """Whole or a fraction of one; None takes one where there is a GPU and none where there is not."""
     executor: Literal["ray", "local"] = "ray"
+    trials_per_job: int | None = None
+    """Trials that share a worker's base model and train at once; None takes what suits the device."""
     trial_deadline_seconds: float | None = None
     """A trial that runs longer is stopped and fails as `timeout`; None lets it run."""
     memory_per_job: int | None = None
@@ -41,6 +44,10 @@ class Resources:
             raise SpecError(f"resources.max_jobs: got {self.max_jobs}; 1 or more", hint="leave it out to use all cores")
         if self.cpus_per_job < 1:
             raise SpecError(f"resources.cpus_per_job: got {self.cpus_per_job}; 1 or more", hint="use 1")
+        if self.trials_per_job is not None and self.trials_per_job < 1:
+            raise SpecError(
+                f"resources.trials_per_job: got {self.trials_per_job}; 1 or more", hint="use auto, or 1 for none beside"
+            )
         if not 0.0 < self.memory_confidence < 1.0:
             raise SpecError(
                 f"resources.memory_confidence: got {self.memory_confidence:g}; between 0 and 1", hint="0.95 suits most"
@@ -91,21 +98,22 @@ class WorkerLost:
     """False when it cannot have been the trial's doing (its node was taken away)."""
 
 
-def timeout_report(assignment: Assignment, slot: int) -> Report:
-    """What an executor records for a slot of a job that ran past its deadline."""
+def timeout_report(assignment: Assignment) -> Report:
+    """What an executor records for a trial that ran past its deadline."""
     message = f"stopped after the deadline of {assignment.deadline_seconds:g} seconds"
-    return Report(slot=slot, measurement=None, failure=(FailureKind.TIMEOUT.value, message), done=True)
+    return Report(slot=0, measurement=None, failure=(FailureKind.TIMEOUT.value, message), done=True)
 
 
 class AbstractTrialSource(ABC):
     """What an executor sees of a study: the runner, or a stand-in in a test."""
 
     @abstractmethod
-    def propose(self, n: int) -> list[Assignment]:
-        """Up to `n` jobs to run now, already durable as running trials. May take long; call it off any event loop.
+    def propose(self, n: int, *, beside: Sequence[Assignment] = ()) -> list[Assignment]:
+        """Up to `n` trials to run now, already durable as running ones. May take long; call it off any event loop.
 
-        Fewer than `n` while others are in flight: ask again when one of those has finished. None with nothing in
-        flight: the study is over. Safe beside `record` from another thread, but one call at a time.
+        They share a worker with each other and with those of `beside`: no more than fit its memory together. Fewer than
+        `n` while others are in flight: ask again when one of those has finished. None with nothing in flight: the study
+        is over. Safe beside `record` from another thread, but one call at a time.
         """
 
     @abstractmethod

@@ -1,11 +1,13 @@
 """Jobs that an executor has handed out, and what their workers' deaths mean."""
 
 import time
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
 from autopeft.errors import AutoPeftError, TrialError
 from autopeft.search.trial import FailureKind
 from autopeft.studies.executor import AbstractTrialSource, Assignment, WorkerLost, WorkerSpec
+from autopeft.studies.packs import Bundle
 from autopeft.studies.signals import StopLevel, StopRequest
 from autopeft.trainers.job import Report
 
@@ -17,17 +19,28 @@ MAX_STILLBORN = 3
 
 @dataclass(slots=True, kw_only=True)
 class InFlight:
-    assignment: Assignment
+    bundle: Bundle
     since: float = field(default_factory=time.monotonic)
-    """When it was handed out; from when its worker is ready, when that was."""
+    """When it was handed out."""
     ready: bool = False
+    refill: "Future[list[Assignment]] | None" = None
+    """The trial that is being proposed for a free slot."""
+    asked: int | None = None
+    """How many trials had ended when there was none to propose."""
 
     @property
-    def late(self) -> bool:
-        """Whether it runs past its deadline; loading the model does not count, but may not take for ever either."""
-        deadline = self.assignment.deadline_seconds
-        limit = deadline if self.ready or deadline is None else max(deadline, LOAD_SECONDS)
-        return limit is not None and time.monotonic() - self.since > limit
+    def late(self) -> list[Assignment]:
+        """Trials past their deadlines; loading the model does not count, but may not take for ever either."""
+        if self.ready:
+            return self.bundle.late()
+        limits = [row.deadline_seconds for row in self.bundle.open if row.deadline_seconds is not None]
+        loading = time.monotonic() - self.since > max([LOAD_SECONDS, *limits])
+        return self.bundle.open if limits and loading else []
+
+    def begin(self) -> None:
+        """Its worker is ready."""
+        self.ready = True
+        self.bundle.restart_clock()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,7 +55,11 @@ class Book:
     any_ready: bool = False
     stillborn: int = 0
     ended: int = 0
-    """Jobs that have left `flying`."""
+    """Trials that have ended, and jobs that have left `flying`."""
+    spare: list[Assignment] = field(default_factory=list)
+    """Trials that were to join a job that ended before they could."""
+    late_refills: "list[Future[list[Assignment]]]" = field(default_factory=list)
+    """What was being proposed for jobs that have ended."""
 
     @property
     def stopping(self) -> bool:
@@ -56,25 +73,43 @@ class Book:
             self.fatal = self.fatal or error
             return False
 
-    def land(self, trial_id: str) -> Assignment | None:
-        """A job is over for this executor; None when it was already."""
+    def land(self, trial_id: str) -> list[Assignment]:
+        """A job is over for this executor; its trials that have not ended, none when it was over already."""
         flight = self.flying.pop(trial_id, None)
-        self.ended += flight is not None
-        return flight and flight.assignment
+        if flight is None:
+            return []
+        self.ended += 1
+        if flight.refill is not None:
+            self.late_refills.append(flight.refill)
+        return flight.bundle.open
+
+    def refilled(self, flight: InFlight, pool: Executor) -> list[Assignment]:
+        """Trials for the free slots of a job, once they have been thought of; others train meanwhile."""
+        bundle = flight.bundle
+        if flight.refill is not None:
+            if not flight.refill.done():
+                return []
+            found, flight.refill = flight.refill.result(), None
+            flight.asked = None if found else self.ended
+            return found
+        if bundle.free and not self.stopping and flight.asked != self.ended:
+            flight.refill = pool.submit(self.source.propose, bundle.free, beside=bundle.open)
+        return []
 
     def lose(self, trial_id: str, reason: str) -> None:
         """A worker died; nothing to say when its job was finished (or timed out) before."""
-        assignment = self.land(trial_id)
-        if assignment is None:
+        if trial_id not in self.flying:
             return
+        assignments = self.land(trial_id)
         self.stillborn += not self.any_ready
         if self.stillborn >= MAX_STILLBORN:
             self.fatal = self.fatal or TrialError(f"workers die before they have loaded the model: {reason}")
-        if is_out_of_memory(reason):
-            failure = (FailureKind.OOM.value, reason)
-            for slot in range(len(assignment.numbers)):
-                self.record(assignment, Report(slot=slot, measurement=None, failure=failure, done=True))
-        self.record(assignment, WorkerLost(reason=reason, counted=not is_node_loss(reason)))
+        for assignment in assignments:
+            # Of several trials nobody knows which one took the memory: each is run again by itself.
+            if is_out_of_memory(reason) and len(assignments) == 1:
+                failure = (FailureKind.OOM.value, reason)
+                self.record(assignment, Report(slot=0, measurement=None, failure=failure, done=True))
+            self.record(assignment, WorkerLost(reason=reason, counted=not is_node_loss(reason)))
 
 
 def is_out_of_memory(reason: str) -> bool:

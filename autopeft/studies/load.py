@@ -182,6 +182,7 @@ def _resources(file: StudyFile) -> Resources:
         gpus_per_job=section.gpus_per_job,
         executor=section.executor,
         address=section.address,
+        trials_per_job=section.trials_per_job,
         trial_deadline_seconds=section.trial_deadline_seconds,
     )
 

@@ -32,6 +32,7 @@ from autopeft.trainers.job import Report, TrainJob
 
 MAX_LOSSES = 2
 """Workers a trial may lose before it fails as `crashed`: once may be bad luck."""
+_ITEM_BYTES = {"bfloat16": 2, "float16": 2}
 _log = logging.getLogger(__name__)
 
 
@@ -110,10 +111,14 @@ class Runner(AbstractTrialSource):
         with self._lock:
             self._closed = True
 
-    def propose(self, n: int) -> list[Assignment]:
+    def propose(self, n: int, *, beside: Sequence[Assignment] = ()) -> list[Assignment]:
+        company = [number for assignment in beside for number in assignment.numbers]
         with self._lock:
-            again = [self._rerun(self._queue.popleft()) for _ in range(min(n, len(self._queue)))]
-        jobs = list(again)
+            if any(self._runs[number].losses for number in company):
+                return []
+            jobs = self._again(n, company)
+        if any(self._runs[number].losses for assignment in jobs for number in assignment.numbers):
+            return jobs
         while len(jobs) < n:
             with self._lock:
                 room = min(n - len(jobs), self._n_trials - len(self._trials))
@@ -122,11 +127,45 @@ class Runner(AbstractTrialSource):
             with self._lock:
                 if self._closed:
                     return []
-                begun = [self._begin(configuration) for configuration in fresh]
+                taken = [*company, *(number for assignment in jobs for number in assignment.numbers)]
+                fitting = fresh[: self._fitting(fresh, taken)]
+                begun = [self._begin(configuration) for configuration in fitting]
             jobs += [assignment for assignment in begun if assignment is not None]
             if None not in begun:
                 break
         return jobs
+
+    def _again(self, n: int, company: Sequence[int]) -> list[Assignment]:
+        """Up to `n` trials that are to be run again; one that has lost a worker runs alone, so that it is known why."""
+        jobs: list[Assignment] = []
+        while self._queue and len(jobs) < n:
+            number = self._queue[0]
+            taken = [*company, *(row for assignment in jobs for row in assignment.numbers)]
+            lost = self._runs[number].losses > 0
+            if taken and (lost or not self._fitting([self._trials[number].configuration], taken)):
+                break
+            jobs.append(self._rerun(self._queue.popleft()))
+            if lost:
+                break
+        return jobs
+
+    def _fitting(self, configurations: Sequence[Configuration], company: Sequence[int]) -> int:
+        """How many of `configurations`, from the first, fit the memory of one job beside the trials of `company`."""
+        if self._capacity is None or len(configurations) + len(company) < 2:
+            return len(configurations)
+        predicted = [self._trials[number].predicted.get("memory") for number in company]
+        for index, configuration in enumerate(configurations):
+            predicted.append(self._space.predicted(configuration).get("memory"))
+            known = [float(row) for row in predicted if row is not None]
+            together = self._capacity.fits_together(known, shared=self._base_bytes(), trials=self._trials.values())
+            if len(predicted) > 1 and not (together and len(known) == len(predicted)):
+                return index
+        return len(configurations)
+
+    def _base_bytes(self) -> float:
+        """Of the weights that the trials of a job share."""
+        shape = self._space.shape
+        return shape.base_parameters * _ITEM_BYTES.get(shape.dtype, 4)
 
     def record(self, assignment: Assignment, event: Report | WorkerLost) -> bool:
         with self._lock:

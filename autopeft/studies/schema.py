@@ -135,7 +135,7 @@ class ResourcesSection(_Section):
     memory_per_job: PositiveInt | str | None = None
     memory_confidence: Fraction = 0.95
     prefix_cache: Annotated[int, Field(ge=0)] | str = 1 << 30
-    trials_per_job: Literal["auto"] | PositiveInt = "auto"
+    trials_per_job: AutoInt = None
     address: str | None = None
     trial_deadline_seconds: AutoFloat = None
 
@@ -201,7 +201,6 @@ def validate(document: Document) -> StudyFile:
         raise _first_error(error, document) from None
     _check_name(file, document)
     _check_metrics(file, document)
-    _check_resources(file, document)
     return file
 
 
@@ -235,15 +234,6 @@ def _check_metrics(file: StudyFile | RunFile, document: Document) -> None:
             raise SpecError(
                 f"{place}: unknown metric {name!r}; known: {', '.join(METRICS)}", hint=nearest(name, METRICS)
             )
-
-
-def _check_resources(file: StudyFile, document: Document) -> None:
-    asked = file.resources.trials_per_job
-    if isinstance(asked, int) and asked > 1:
-        raise SpecError(
-            f"{document.place(('resources', 'trials_per_job'))}: got {asked}; this version trains one trial a job",
-            hint="use 1 or auto, and resources.max_jobs for several jobs at a time",
-        )
 
 
 def _first_error(error: ValidationError, document: Document) -> SpecError:

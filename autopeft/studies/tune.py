@@ -9,7 +9,6 @@ import logging
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -31,11 +30,13 @@ from autopeft.studies.executor import (
     AbstractTrialSource,
     Assignment,
     Resources,
+    WorkerLost,
     WorkerSpec,
     timeout_report,
 )
 from autopeft.studies.flights import Book, InFlight
 from autopeft.studies.lock import process_start
+from autopeft.studies.packs import Bundle, Mailbox, at_once
 from autopeft.studies.signals import StopLevel, StopRequest
 from autopeft.studies.worker import Worker
 from autopeft.trainers.job import Report, TrainJob
@@ -76,6 +77,7 @@ class TuneExecutor(AbstractExecutor):
 
     def _run(self, book: Book, folder: Path) -> None:
         jobs, share = _share(self._resources)
+        slots = at_once(self._resources)
         pool = ThreadPoolExecutor(1, thread_name_prefix="autopeft-propose")
         with suppress(_StopError):
             try:
@@ -84,9 +86,9 @@ class TuneExecutor(AbstractExecutor):
                     name="study",
                     storage_path=str(folder / "tune"),
                     num_samples=-1,
-                    search_alg=_Proposals(book, pool),
+                    search_alg=_Proposals(book, pool, at_once=slots),
                     max_concurrent_trials=jobs,
-                    scheduler=_Recorder(book),
+                    scheduler=_Recorder(book, pool),
                     callbacks=[_Watch(book)],
                     resources_per_trial=share,
                     reuse_actors=True,
@@ -234,7 +236,11 @@ class _JobTrainable(tune.Trainable):
         job = config["job"]
         assert isinstance(job, TrainJob)
         self._reports: Iterator[Report] | None = None
-        self._job = job
+        self._job, self._mailbox = job, Mailbox()
+
+    def tell(self, stopped: list[int], jobs: list[TrainJob]) -> None:
+        """What the driver says between two steps: slots to stop, and jobs for free ones."""
+        self._mailbox.put(stopped, jobs)
 
     def step(self) -> dict[str, object]:
         """The next report under `report`; the first step of a job only sees that model and data are loaded."""
@@ -243,7 +249,7 @@ class _JobTrainable(tune.Trainable):
                 self._worker.build()
             except AutoPeftError as error:
                 return {"fatal": error}
-            self._reports = self._worker.run(self._job)
+            self._reports = self._worker.run(self._job, self._mailbox if self._job.at_once > 1 else None)
             return {"ready": True}
         return {"report": next(self._reports, None)}
 
@@ -254,9 +260,9 @@ class _JobTrainable(tune.Trainable):
 class _Proposals(Searcher):
     """Gives Tune the runner's jobs. Proposals are computed in a thread, one at a time, when a slot is free."""
 
-    def __init__(self, book: Book, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, book: Book, pool: ThreadPoolExecutor, *, at_once: int) -> None:
         super().__init__()
-        self._book, self._pool = book, pool
+        self._book, self._pool, self._at_once = book, pool, at_once
         self._pending: Future[list[Assignment]] | None = None
         self._dry_since: int | None = None
 
@@ -264,19 +270,39 @@ class _Proposals(Searcher):
         book = self._book
         if book.stopping:
             return Searcher.FINISHED
-        if self._dry_since == book.ended and book.flying:
+        waiting = bool(book.spare or book.late_refills)
+        if self._dry_since == book.ended and book.flying and not waiting:
             return None
-        if self._pending is None:
-            self._pending = self._pool.submit(book.source.propose, 1)
-        jobs = self._wait(self._pending)
+        jobs = self._next()
         if jobs is None:
             return Searcher.FINISHED if book.stopping else None
-        self._pending = None
         if not jobs:
+            if waiting:
+                return None
             self._dry_since = book.ended
             return None if book.flying else Searcher.FINISHED
-        book.flying[trial_id] = InFlight(assignment=jobs[0])
-        return {"job": jobs[0].job, "spec": book.spec}
+        bundle = Bundle(jobs, at_once=self._at_once)
+        book.flying[trial_id] = InFlight(bundle=bundle)
+        return {"job": bundle.job, "spec": book.spec}
+
+    def _next(self) -> list[Assignment] | None:
+        """Trials for a job: those whose job ended under them first. None while they are being thought of."""
+        book = self._book
+        if book.spare:
+            jobs, book.spare = book.spare[: self._at_once], book.spare[self._at_once :]
+            return jobs
+        if self._pending is None:
+            late = book.late_refills.pop(0) if book.late_refills else None
+            self._pending = self._pool.submit(self._proposed, late)
+        jobs = self._wait(self._pending)
+        if jobs is not None:
+            self._pending = None
+        return jobs
+
+    def _proposed(self, late: "Future[list[Assignment]] | None") -> list[Assignment]:
+        """As many trials as share a job, those first that were thought of for one that has ended."""
+        found = late.result() if late is not None else []
+        return found + self._book.source.propose(self._at_once - len(found), beside=found)
 
     def _wait(self, pending: "Future[list[Assignment]]") -> list[Assignment] | None:
         """The proposal; None when it is not ready and other jobs need the loop, or a stop was asked for."""
@@ -297,9 +323,9 @@ class _Proposals(Searcher):
 class _Recorder(FIFOScheduler):
     """Gives the runner every report and stops the Tune trial whose job is done."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: Book, pool: ThreadPoolExecutor) -> None:
         super().__init__()
-        self._book = book
+        self._book, self._pool = book, pool
 
     def on_trial_result(self, tune_controller: object, trial: TuneTrial, result: dict[str, object]) -> str:
         book, flight = self._book, self._book.flying.get(trial.trial_id)
@@ -311,14 +337,23 @@ class _Recorder(FIFOScheduler):
         if flight is None:
             return TrialScheduler.STOP
         if "ready" in result:
-            book.any_ready, flight.ready, flight.since = True, True, time.monotonic()
+            book.any_ready = True
+            flight.begin()
             return TrialScheduler.CONTINUE
-        report = result["report"]
-        going_on = isinstance(report, Report) and book.record(flight.assignment, report)
-        if going_on or (report is not None and len(flight.assignment.numbers) > 1):
-            return TrialScheduler.CONTINUE
-        book.land(trial.trial_id)
-        return TrialScheduler.STOP
+        report, bundle = result["report"], flight.bundle
+        going_on = isinstance(report, Report) and bundle.record(book.record, report)
+        if report is None or (bundle.at_once == 1 and not going_on):
+            book.spare += book.land(trial.trial_id)
+            return TrialScheduler.STOP
+        if bundle.at_once > 1:
+            assert isinstance(report, Report)
+            book.ended += not going_on
+            stopped = [] if going_on or report.done else [report.slot]
+            jobs = [bundle.add(assignment) for assignment in book.refilled(flight, self._pool)]
+            actor = trial.temporary_state.ray_actor
+            if actor is not None and (stopped or jobs):
+                actor.tell.remote(stopped, jobs)
+        return TrialScheduler.CONTINUE
 
 
 class _Watch(Callback):
@@ -338,10 +373,11 @@ class _Watch(Callback):
             raise _StopError
         for trial in trials:
             flight = book.flying.get(trial.trial_id)
-            if flight is not None and flight.late:
-                book.land(trial.trial_id)
-                for slot in range(len(flight.assignment.numbers)):
-                    book.record(flight.assignment, timeout_report(flight.assignment, slot))
+            late = flight.late if flight is not None else []
+            if late:
+                for assignment in book.land(trial.trial_id):
+                    neighbour = WorkerLost(reason="another trial of its job ran past its deadline", counted=False)
+                    book.record(assignment, timeout_report(assignment) if assignment in late else neighbour)
                 _kill(trial)
 
 

@@ -4,11 +4,12 @@ import importlib
 import sys
 import traceback
 from collections.abc import Generator
+from typing import final
 
 from autopeft.errors import SpecError, TrialError
 from autopeft.search.trial import FailureKind
 from autopeft.studies.executor import WorkerSpec
-from autopeft.trainers.job import AbstractTrainer, Report, TrainJob
+from autopeft.trainers.job import AbstractSlots, AbstractTrainer, Report, TrainJob
 
 
 class Worker:
@@ -34,14 +35,18 @@ class Worker:
             self._trainer = maker(self._spec.model, self._spec.task, self._spec.training)  # type: ignore[call-arg]
             self._limit_threads()
 
-    def run(self, job: TrainJob) -> Generator[Report, None, None]:
-        """The job's reports, the last one of every configuration marked `done`; never raises for a trial's fault."""
+    def run(self, job: TrainJob, slots: AbstractSlots | None = None) -> Generator[Report, None, None]:
+        """The job's reports, the last one of every configuration marked `done`; never raises for a trial's fault.
+
+        One that `slots` has stopped ends with the report after which it was.
+        """
         self.build()
         assert self._trainer is not None
-        open_slots = set(range(len(job.configurations)))
+        given = _Given(len(job.configurations), slots)
+        open_slots = given.open
         failure = (FailureKind.CRASHED.value, "the trainer ended without a last report")
         try:
-            for report in self._trainer.run(job):
+            for report in self._trainer.run(job) if slots is None else self._trainer.run(job, given):
                 done = report.done or report.failure is not None
                 open_slots -= {report.slot} if done else set()
                 yield report
@@ -63,6 +68,27 @@ class Worker:
         if torch is not None and self._spec.threads is not None:
             self._old_threads = torch.get_num_threads()
             torch.set_num_threads(self._spec.threads)
+
+
+@final
+class _Given(AbstractSlots):
+    """Keeps count of what a trainer was given and has not finished."""
+
+    def __init__(self, n: int, slots: AbstractSlots | None) -> None:
+        self.open = set(range(n))
+        self._next, self._slots = n, slots
+
+    def stopped(self, slot: int) -> bool:
+        stopped = self._slots is not None and self._slots.stopped(slot)
+        self.open -= {slot} if stopped else set()
+        return stopped
+
+    def refill(self) -> TrainJob | None:
+        job = None if self._slots is None else self._slots.refill()
+        if job is not None:
+            self.open.add(self._next)
+            self._next += 1
+        return job
 
 
 def load_trainer(path: str) -> type[AbstractTrainer]:

@@ -12,7 +12,16 @@ from autopeft.studies.drive import drive
 from autopeft.studies.events import StopReason, StudyEvent, TrialFinished, TrialReported
 from autopeft.studies.executor import Resources
 from autopeft.studies.signals import StopLevel, StopRequest
-from tests.studies.support import FreshDraws, InOrder, TroubledTrainer, open_study, plan, small_space, tiny_space
+from tests.studies.support import (
+    FreshDraws,
+    InOrder,
+    PackTrainer,
+    TroubledTrainer,
+    open_study,
+    plan,
+    small_space,
+    tiny_space,
+)
 
 pytest.importorskip("ray")
 Kind = Literal["local", "ray"]
@@ -56,6 +65,38 @@ def test_all_executors_stop_the_same_trials_at_their_rungs(tmp_path: Path) -> No
         assert 2 <= len(pruned) < 12
         assert all(row.pruning and len(row.measurements) == row.pruning.rung < 4 for row in pruned)
     assert written["ray"] == written["local"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packs_write_the_trials_that_single_ones_write(tmp_path: Path, kind: Kind) -> None:
+    space = small_space()
+    what = plan(
+        space=space, searcher=InOrder(space, *range(9, 18)), n_trials=9, trainer=PackTrainer, artifacts=tmp_path
+    )
+    written: list[list[tuple[object, ...]]] = []
+    kept: list[set[str]] = []
+    for n in (1, 4):
+        study = open_study(tmp_path, f"{n}")
+        resources = Resources(executor=kind, max_jobs=1, trials_per_job=n)
+        assert drive(study, what, resources) is StopReason.BUDGET
+        written.append(facts(study.history()))
+        kept.append({path.name for path in (tmp_path / f"{n}").iterdir()})
+    assert written[0] == written[1]
+    assert kept[0] == kept[1] != set()
+    assert [row[4] is not None for row in written[0]] == [rank == 13 for rank in range(9, 18)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_slots_of_stopped_trials_are_filled(tmp_path: Path, kind: Kind) -> None:
+    study = open_study(tmp_path)
+    what = plan(n_trials=14, epochs=4, fidelity=Fidelity(), trainer=PackTrainer)
+    assert drive(study, what, Resources(executor=kind, max_jobs=1, trials_per_job=3)) is StopReason.BUDGET
+    history = study.history()
+    assert len(history) == 14
+    assert all(trial.state.finished for trial in history)
+    pruned = history.in_state(TrialState.PRUNED)
+    assert len(pruned) >= 2
+    assert all(row.pruning and len(row.measurements) == row.pruning.rung < 4 for row in pruned)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from autopeft.trainers.job import (
     TrainingSettings,
     TrainJob,
 )
+from autopeft.trainers.slots import Entries, Entry
 from tests.spaces.builders import shape
 
 OBJECTIVES: tuple[Objective, ...] = resolve_objectives(("accuracy", "parameters"), metric="accuracy")
@@ -104,6 +106,35 @@ class EchoTrainer(AbstractTrainer):
 
     def close(self) -> None:
         return
+
+
+class PackTrainer(EchoTrainer):
+    """As `EchoTrainer`, `at_once` configurations at a time, an epoch of each in turn; rank 13 has no room."""
+
+    def run(self, job: TrainJob, slots: AbstractSlots | None = None) -> Iterator[Report]:
+        entries = Entries(job, slots)
+        given = iter(entries.given)
+        seats: dict[int, Iterator[Report]] = {}
+        while True:
+            while len(seats) < job.at_once and (entry := next(given, None) or entries.refill()) is not None:
+                seats[entry.slot] = self._alone(entry)
+            if not seats:
+                return
+            for slot, reports in list(seats.items()):
+                report = next(reports)
+                yield replace(report, slot=slot)
+                if report.done or entries.stopped(slot):
+                    del seats[slot]
+
+    def _alone(self, entry: Entry) -> Iterator[Report]:
+        if rank_of(entry.configuration) == 13:
+            yield Report(slot=0, measurement=None, failure=("oom", "no room"), done=True)
+            return
+        folders = (entry.folder,) if entry.folder else ()
+        alone = replace(
+            entry.job, configurations=(entry.configuration,), seeds=(entry.seed,), output_dirs=folders, at_once=1
+        )
+        yield from super().run(alone)
 
 
 class TroubledTrainer(EchoTrainer):

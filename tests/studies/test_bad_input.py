@@ -107,7 +107,7 @@ CASES: list[tuple[dict[str, object], tuple[str, ...]]] = [
     ({"task__label": "lable"}, ("'lable'", "'label'")),
     ({"model": "train.csv"}, ("train.csv",)),
     ({"model": "missing-folder/model"}, ("missing-folder/model",)),
-    ({"resources__trials_per_job": 4}, ("resources.trials_per_job: got 4", "one trial a job")),
+    ({"resources__trials_per_job": 0}, ("resources.trials_per_job: got 0", "it must be above 0")),
     ({"resources__gpus_per_job": 64}, ("resources.gpus_per_job: got 64",)),
     ({"tracking__mlflow": "./mlruns"}, ("tracking.mlflow: got './mlruns'", "sqlite:///mlflow.db")),
 ]
