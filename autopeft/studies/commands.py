@@ -330,18 +330,22 @@ def sync(name: str, *, register: Sequence[str], storage: str, as_json: bool) -> 
 
 
 def ui(name: str | None, *, storage: str, port: int, open_browser: bool) -> None:
-    """Serve the MLflow UI until Ctrl-C."""
+    """Serve the MLflow UI until Ctrl-C, SIGTERM or the end of the terminal."""
+    from autopeft.studies.signals import endings_interrupt
     from autopeft.studies.sync import open_tracked
     from autopeft.studies.ui import start_ui
 
     study = None if name is None else open_tracked(name, storage=storage)
     uri = "sqlite:///mlflow.db" if study is None or study.spec.mlflow is None else study.spec.mlflow
-    with start_ui(uri, None if study is None else study.name, port=port, open_browser=open_browser) as running:
-        print(f"MLflow UI: {running.url}  (Ctrl-C ends it)", flush=True)
-        try:
+    try:
+        with (
+            endings_interrupt(),
+            start_ui(uri, None if study is None else study.name, port=port, open_browser=open_browser) as running,
+        ):
+            print(f"MLflow UI: {running.url}  (Ctrl-C ends it)", flush=True)
             running.wait()
-        except KeyboardInterrupt:
-            print(file=sys.stderr)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
 
 
 def print_json(data: object) -> None:

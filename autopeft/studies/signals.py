@@ -60,3 +60,26 @@ def signals_raise(stop: StopRequest) -> Iterator[None]:
     finally:
         for number, old in previous.items():
             signal.signal(number, old)
+
+
+@contextmanager
+def endings_interrupt() -> Iterator[None]:
+    """SIGTERM and a closed terminal (SIGHUP) raise KeyboardInterrupt while this is open, as Ctrl-C does.
+
+    Without it they end the process at once, and what it has started lives on. Only the main thread can receive signals;
+    elsewhere this does nothing. A signal that was ignored before (`nohup`) stays so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(_signum: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    endings = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, handler) for number in endings}
+    try:
+        yield
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)

@@ -1,4 +1,6 @@
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from autopeft.studies.tracking import sync
 from autopeft.studies.ui import start_ui
 from tests.studies.synthetic import history
 from tests.studies.test_tracking import INFO, closed_port
+
+ROOT = Path(__file__).parents[2]
 
 
 def group_is_gone(process: "subprocess.Popen[bytes]") -> bool:
@@ -34,6 +38,25 @@ def test_the_ui_answers_on_this_machine_only_and_leaves_nothing_behind(uri: str,
     assert running.process.poll() is not None
     if shutil.which("pgrep"):
         assert group_is_gone(running.process)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_the_command_ends_its_server(tmp_path: Path, number: signal.Signals) -> None:
+    script = (
+        "import os, sys; from autopeft.studies import ui;"
+        " ui._command = lambda uri, port: [sys.executable, '-c', 'import time; time.sleep(99)'];"
+        " ui._wait_until_ready = lambda process, port, log: print('server', process.pid, flush=True);"
+        f" from autopeft.studies.commands import ui as run; os.chdir({str(tmp_path)!r});"
+        " run(None, storage='sqlite:///s.db', port=0, open_browser=False)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    server = int(process.stdout.readline().split()[1])
+    assert process.stdout.readline().startswith("MLflow UI: http://127.0.0.1:")
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(server, 0)
 
 
 def test_a_server_that_runs_already_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
