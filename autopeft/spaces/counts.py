@@ -21,7 +21,7 @@ class ParameterCounter:
     def __init__(self, shape: ModelShape) -> None:
         self._shape = shape
         kinds: dict[object, int] = {}
-        self._kind = [kinds.setdefault(row, len(kinds)) for row in shape.layers]
+        self._kind = [kinds.setdefault(shape.kind_of(layer), len(kinds)) for layer in range(shape.n_layers)]
         self._rows: dict[tuple[object, ...], int] = {}
         self._settings: dict[tuple[object, ...], int] = {}
 

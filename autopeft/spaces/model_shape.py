@@ -106,6 +106,13 @@ class ModelShape:
         n_first = self.n_layers - self.decoder_layers
         return f"{first}.{layer}" if layer < n_first else f"{second}.{layer - n_first}"
 
+    def kind_of(self, layer: int) -> tuple[object, ...]:
+        """What a method may ask of a layer; equal for layers that are alike: sites, other parts, attention."""
+        inside = f"{self.path_of(layer)}."
+        parts = [(part.name.removeprefix(inside), part) for part in self.parts if part.name.startswith(inside)]
+        others = tuple((name, part.kind, part.sizes) for name, part in parts)
+        return self.layers[layer], others, layer in self.closed_attention
+
     @property
     def kv_size(self) -> int:
         """Width of one key (or value) row: heads for keys and values times head width."""

@@ -37,7 +37,7 @@ def check_structure(structure: Structure, shape: ModelShape) -> Collection[str]:
         for position, layer in enumerate(structure.layers):
             largest = corner(method, position, high=True)
             levels = _levels(method, position) if largest else {}
-            kind = (shape.layers[layer], tuple(largest.items()), tuple((name, *row) for name, row in levels.items()))
+            kind = (shape.kind_of(layer), tuple(largest.items()), tuple((name, *row) for name, row in levels.items()))
             if largest and kind not in seen:
                 seen.add(kind)
                 check = _check_combined if method.method.coupled else _check_alone

@@ -139,7 +139,7 @@ def test_widths_keep_their_share_and_counts_their_number() -> None:
 
 
 def test_every_size_either_is_a_width_or_counts_something() -> None:
-    counted = {"enabled", "experts", "frequencies", "length", "numbers"}
+    counted = {"enabled", "experts", "frequencies", "length", "numbers", "tokens"}
     sizes = {method.size_field.name for method in METHODS.values()}
     assert sizes - counted <= WIDTHS
     assert not counted & WIDTHS

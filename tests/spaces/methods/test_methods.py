@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -138,3 +139,16 @@ def test_remembered_counts_are_forgotten_before_they_fill_the_memory(monkeypatch
     networks = [configuration({"prefix_tuning": {"length": length}}, base) for length in range(1, 12)]
     assert [count(network) for network in networks] == [3 * 2 * length * 48 for length in range(1, 12)]
     assert math.prod(count(network) for network in networks) > 0
+
+
+def test_layers_with_equal_maps_and_other_norms_are_counted_each_for_itself() -> None:
+    """ModernBERT's first layer has no norm before its attention."""
+    whole = shape(3, hidden=48)
+    extra = tuple(replace(part, name=part.name.replace("output.", "attention.")) for part in whole.parts[2:])
+    uneven = replace(whole, parts=(*whole.parts, *extra))
+    counter = ParameterCounter(uneven)
+    for layers, norms in (([1], 2), ([0], 1), ([0, 2], 3), ([0, 1, 2], 5)):
+        config = configuration({"ln_tuning": {"enabled": 1, "layers": layers}}, uneven)
+        assert counter(config) == count_parameters(config, uneven).total == norms * 2 * 48
+    assert uneven.kind_of(1) == uneven.kind_of(2) != uneven.kind_of(0)
+    assert replace(uneven, closed_attention=(2,)).kind_of(1) != replace(uneven, closed_attention=(2,)).kind_of(2)
