@@ -11,12 +11,13 @@ from autopeft.objectives.pareto import Array, non_dominated
 from autopeft.objectives.reference import reference_point
 from autopeft.search.acquisition import FreeRegion
 from autopeft.search.costs import Cost, cost_of
+from autopeft.search.fidelity import AtFullBudget, fit_rungs
 from autopeft.search.observations import front_points, outcomes
 from autopeft.search.ranking import agreement
 from autopeft.search.searcher import SearchProblem
 from autopeft.search.source_model import SourceModel
 from autopeft.search.surrogate import Averaged, SurrogateError, fit
-from autopeft.search.trial import History
+from autopeft.search.trial import History, TrialState
 from autopeft.search.warm_start import WarmProcess, with_sources
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
@@ -32,7 +33,7 @@ class Belief:
     """Losses of configurations as believed, the uncertain objective first; immutable but for what it remembers."""
 
     space: SearchSpace
-    process: Averaged | WarmProcess | None
+    process: Averaged | AtFullBudget | WarmProcess | None
     """Posterior of the uncertain objective; None when every objective is known, the first then takes its place."""
     costs: tuple[Cost, ...]
     """The other objectives (all objectives when `process` is None)."""
@@ -172,10 +173,12 @@ def undisputed(sources: Sequence[SourceModel], problem: SearchProblem, history: 
 
 def _fitted(
     problem: SearchProblem, history: History, objective: Objective, sources: Sequence[SourceModel]
-) -> Averaged | WarmProcess:
+) -> Averaged | AtFullBudget | WarmProcess:
     found = outcomes(history, objective)
     if len(found) < MIN_OUTCOMES:
         raise SurrogateError(f"{len(found)} outcomes of {objective.name}, {MIN_OUTCOMES} are needed")
+    if not sources and history.in_state(TrialState.PRUNED):
+        return fit_rungs(problem.space, history, objective, seed=problem.seed)
     x = np.array([problem.space.features(one) for one in found.configurations])
     cold = fit(x, found.losses, seed=problem.seed)
     return with_sources(cold, x, found.losses, sources, seed=problem.seed)

@@ -57,12 +57,13 @@ def front_of(history: History, objectives: Sequence[Objective]) -> Front:
 def outcomes(history: History, objective: Objective) -> Outcomes:
     """What a surrogate of `objective` learns from.
 
-    Completed trials count with their final value, pruned ones with their last. A trial that diverged or ran out of
+    Completed trials count with their final value, pruned ones with their last and what trials gain from there to their
+    end (`expected_gain`). A trial that diverged or ran out of
     memory counts as the worst loss seen: censored, so that its region is avoided and not forgotten. Crashes and
     timeouts say nothing about the configuration and are left out. Losses beyond `outlier_limit` are set to it.
     """
     rows = [(trial, _loss(trial, objective)) for trial in history]
-    known = [(trial, loss) for trial, loss in rows if loss is not None]
+    known = [(trial, loss - _still_to_gain(trial, history, objective)) for trial, loss in rows if loss is not None]
     losses = np.array([loss for _, loss in known])
     losses = np.minimum(losses, outlier_limit(losses, objective))
     failed = [trial for trial in history if trial.failure is not None and trial.failure.kind in CENSORED]
@@ -73,6 +74,25 @@ def outcomes(history: History, objective: Objective) -> Outcomes:
         losses=np.concatenate([losses, worst]),
         observed=tuple(trial.state is TrialState.COMPLETED for trial, _ in known) + (False,) * len(censored),
     )
+
+
+def expected_gain(history: History, objective: Objective, epoch: int) -> float:
+    """By how much the loss of completed trials fell from `epoch` to their end, on average; 0 where none has both."""
+    rows = [(loss_at(trial, objective, epoch), _loss(trial, objective)) for trial in history.completed]
+    gains = [then - last for then, last in rows if then is not None and last is not None]
+    return float(np.mean(gains)) if gains else 0.0
+
+
+def loss_at(trial: Trial, objective: Objective, epoch: int) -> float | None:
+    """The loss that a trial had after that epoch; None where it was not measured or is not finite."""
+    values = _values(trial.at(epoch), (objective,))
+    return None if values is None else objective.to_loss(values[objective.name])
+
+
+def _still_to_gain(trial: Trial, history: History, objective: Objective) -> float:
+    if trial.state is not TrialState.PRUNED:
+        return 0.0
+    return expected_gain(history, objective, trial.measurements[-1].epoch)
 
 
 def _loss(trial: Trial, objective: Objective) -> float | None:

@@ -96,10 +96,7 @@ class Averaged:
 
     def posterior(self, x: Array) -> tuple[Array, Array]:
         """`[q]` means and `[q]` standard deviations at `x` `[q, d]` of the equal mixture of all."""
-        means, deviations = self.posteriors(x)
-        mean = means.mean(axis=0)
-        variance = (deviations**2).mean(axis=0) + ((means - mean) ** 2).mean(axis=0)
-        return mean, np.sqrt(variance)
+        return mixed(*self.posteriors(x))
 
     def posteriors(self, x: Array) -> tuple[Array, Array]:
         """`[s, q]` means and `[s, q]` deviations at `x` `[q, d]`, a row for each process."""
@@ -113,6 +110,12 @@ class Averaged:
             SurrogateError: A kernel matrix became singular.
         """
         return self if not len(x) else Averaged(each=tuple(process.fantasise(x) for process in self.each))
+
+
+def mixed(means: Array, deviations: Array) -> tuple[Array, Array]:
+    """`[q]` means and `[q]` deviations of the equal mixture of s normals `[s, q]` each."""
+    mean = means.mean(axis=0)
+    return mean, np.sqrt((deviations**2).mean(axis=0) + ((means - mean) ** 2).mean(axis=0))
 
 
 def matern(a: Array, b: Array, lengthscales: Array) -> Array:

@@ -17,7 +17,7 @@ import numpy as np
 from autopeft.objectives.pareto import Array
 from autopeft.search.ranking import LeftOut, agreement, chances_of_best_order, left_out
 from autopeft.search.source_model import SourceModel
-from autopeft.search.surrogate import Averaged, SurrogateError, fit
+from autopeft.search.surrogate import Averaged, SurrogateError, fit, mixed
 
 _BELIEVED = 3.0
 """Observations that the sources' right to be believed counts for."""
@@ -54,7 +54,7 @@ class Transferred:
 
     def some(self, k: int) -> "Transferred":
         """The same with `k` of its processes."""
-        return Transferred(processes=_some(self.processes, k), sources=self.sources, slopes=self.slopes)
+        return Transferred(processes=some(self.processes, k), sources=self.sources, slopes=self.slopes)
 
 
 @final
@@ -79,9 +79,7 @@ class WarmProcess:
 
     def posterior(self, x: Array) -> tuple[Array, Array]:
         """`[q]` means and `[q]` deviations of the equal mixture of all."""
-        means, deviations = self.posteriors(x)
-        mean = means.mean(axis=0)
-        return mean, np.sqrt((deviations**2).mean(axis=0) + ((means - mean) ** 2).mean(axis=0))
+        return mixed(*self.posteriors(x))
 
     def fantasise(self, x: Array) -> "WarmProcess":
         """Each process had each of `x` `[q, d]` been observed at that process's mean.
@@ -129,12 +127,12 @@ def with_sources(
     except SurrogateError:
         return cold
     parts = [left_out(cold.each), *(one.left_out(x) for one in warm)]
-    n_cold, *counts = _apportioned(chances_of_best_order(parts, y, seed=seed), len(cold.each))
+    n_cold, *counts = apportioned(chances_of_best_order(parts, y, seed=seed), len(cold.each))
     kept = tuple(one.some(k) for one, k in zip(warm, counts, strict=True) if k)
-    return WarmProcess(cold=_some(cold, n_cold) if n_cold else None, transferred=kept) if kept else cold
+    return WarmProcess(cold=some(cold, n_cold) if n_cold else None, transferred=kept) if kept else cold
 
 
-def _apportioned(shares: Array, n: int) -> list[int]:
+def apportioned(shares: Array, n: int) -> list[int]:
     """`n` in whole numbers by `shares`, which sum to 1; what is over goes to the largest remainders."""
     counts = np.floor(shares * n).astype(int)
     for index in np.argsort(counts - shares * n, kind="stable")[: n - counts.sum()]:
@@ -142,7 +140,7 @@ def _apportioned(shares: Array, n: int) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _some(processes: Averaged, k: int) -> Averaged:
+def some(processes: Averaged, k: int) -> Averaged:
     """`k` of the processes, evenly spread over the draws."""
     rows = np.linspace(0, len(processes.each) - 1, k).round().astype(int)
     return Averaged(each=tuple(processes.each[row] for row in rows))
