@@ -51,6 +51,17 @@ class LoraPair(nn.Module):
 
 
 @final
+class PairHook:
+    """Adds a pair's update to what its map gives."""
+
+    def __init__(self, pair: LoraPair) -> None:
+        self.pair = pair
+
+    def __call__(self, _: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        return self.pair(args[0], output)
+
+
+@final
 class LoraAdapter(AbstractAdapter):
     """LoRA on the target sites of one layer; exactly zero at initialisation."""
 
@@ -67,17 +78,9 @@ class LoraAdapter(AbstractAdapter):
         return pair
 
     def attach(self, model: PreTrainedModel, layer: nn.Module) -> list[Handle]:
-        handles: list[Handle] = []
-        for target in self.targets:
-            pair = self.pair(target)
-
-            def hook(
-                _: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor, pair: LoraPair = pair
-            ) -> torch.Tensor:
-                return pair(args[0], output)
-
-            handles.append(layer.get_submodule(target).register_forward_hook(hook))
-        return handles
+        return [
+            layer.get_submodule(target).register_forward_hook(PairHook(self.pair(target))) for target in self.targets
+        ]
 
     def as_lora(self, target: str) -> LoraFactors:
         return self.pair(target).factors()

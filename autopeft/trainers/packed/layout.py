@@ -6,7 +6,7 @@ that dropout draws, are the same whatever its neighbours are.
 Letters: N rows of all slots, B of one slot, T tokens of the longest row, S of a slot's longest, F features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Final, final
 
 import torch
@@ -34,6 +34,8 @@ class Layout:
         self.n_rows = sum(counts)
         self.width = max(lengths)
         self._ragged = min(lengths) < self.width
+        self.kept: dict[Hashable, object] = {}
+        """What others derive from the layout, and need again in the pass."""
         self._last: tuple[torch.Tensor, list[torch.Tensor]] | None = None
 
     @property

@@ -195,7 +195,10 @@ class Pack:
         run = min((slot.run for slot in slots), key=lambda run: run.cut)
         layout = Layout(*zip(*(batch.mask_BT.shape for batch in batches), strict=True))
         members = [slot.member for slot in slots]
-        with run.entering(split, np.concatenate(rows)), self._router.running(members, layout):
+        with (
+            run.entering(split, np.concatenate(rows)),
+            self._router.running(members, layout, training=bool(self._training)),
+        ):
             outputs, targets = run.task.outputs(self._loaded.model, merged(batches, pad_id=run.pad_id), self._device)
         sizes = [n_scored(batch) for batch in batches]
         return list(zip(outputs.split(sizes), targets.split(sizes), strict=True))

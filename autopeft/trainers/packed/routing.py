@@ -12,6 +12,7 @@ from torch import nn
 from autopeft.trainers.adapters.adapter import Handle
 from autopeft.trainers.adapters.attention import AttentionFunction, AttentionOutput, put_in
 from autopeft.trainers.model import LoadedModel
+from autopeft.trainers.packed import low_rank
 from autopeft.trainers.packed.chance import Chances
 from autopeft.trainers.packed.hooks import SlotHooks, run_after, run_before, taken
 from autopeft.trainers.packed.layout import Layout
@@ -47,6 +48,7 @@ class Router:
         self._handles: list[Handle] = []
         self._layout: Layout | None = None
         self._running: Sequence[Member] = ()
+        self._training = False
 
     @contextmanager
     def joining(self, member: Member) -> Iterator[None]:
@@ -73,9 +75,9 @@ class Router:
             self._handles = list(self._installed())
 
     @contextmanager
-    def running(self, members: Sequence[Member], layout: Layout) -> Iterator[None]:
+    def running(self, members: Sequence[Member], layout: Layout, *, training: bool) -> Iterator[None]:
         """Around a call of the model on rows that belong to `members`, in that order."""
-        self._layout, self._running = layout, members
+        self._layout, self._running, self._training = layout, members, training
         try:
             yield
         finally:
@@ -131,6 +133,11 @@ class Router:
             return None
         if layout.alone:
             return self._run_after(self._running[0], module, args, kwargs, output)
+        if output.__class__ is torch.Tensor and output.device.type in low_rank.DEVICES and not kwargs:
+            hooks = [member.hooks.after.get(module, ()) for member in self._running]
+            pairs = low_rank.pairs_of(hooks, training=self._training)
+            if pairs is not None:
+                return low_rank.updated(pairs, args[0], output, layout)
         given = layout.split_tree((args, kwargs), read=True)
         outputs = layout.split_tree(output)
         changed = [
