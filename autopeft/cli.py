@@ -202,14 +202,19 @@ def transfer(
     to: Annotated[
         Path, typer.Option("--to", metavar="STUDY2.yaml", help="The study file of the new task.", show_default=False)
     ],
-    mode: Annotated[str, typer.Option("--mode", metavar="MODE", help="replay: train the front as it is.")] = "replay",
+    mode: Annotated[
+        str,
+        typer.Option(
+            "--mode", metavar="MODE", help="replay: train the front as it is; warm: search, beginning from it."
+        ),
+    ] = "replay",
     storage: Storage = DEFAULT_STORAGE,
     settings: Settings = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Carry a front to another task, or to another model."""
+    """Carry a study to another task, or to another model."""
     from autopeft.studies.commands import transfer as run
 
     raise typer.Exit(

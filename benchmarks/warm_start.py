@@ -6,7 +6,7 @@ It prints a table and appends to benchmarks/results/warm_start.jsonl.
 
 Tasks are formulas, drawn at random: what a layer is worth by depth, what a method's parameters are worth, and the best
 learning rate. A source is a study of 60 uniform trials of a task that is near to the target's (`related`), half of it
-(`half`), another one (`unrelated`), or the target's own with the metric reversed (`reversed`). Every seed is one target,
+(`half`), another one (`unrelated`), or the target's own with the metric reversed (`reversed`). Every seed is a target,
 searched cold and from each source, with the same search seed and noise. Volumes are of the metrics without noise, from
 one reference for all searches of a target: that of 400 uniform configurations.
 
@@ -188,7 +188,7 @@ def target_and_sources(seed: int, space: SearchSpace) -> tuple[Task, dict[str, P
     return target, {name: source(task, space, n=N_SOURCE, seed=seed) for name, task in tasks.items()}
 
 
-def search_rows(curves: Sequence[Mapping[str, np.ndarray]], *, n_trials: int) -> Iterator[dict[str, object]]:
+def search_rows(curves: Sequence[Mapping[str, np.ndarray]], *, n_trials: int) -> Iterator[Mapping[str, object]]:
     """For every start: volume over the cold search's last after some trials, and trials to reach that and 0.9 of it."""
     for start in curves[0]:
         about = {
@@ -253,7 +253,7 @@ def _errors(
     return {"cold": before, "residual": before} | told | {"mixture": error(mixed.posterior(at)[0]), "share": share}
 
 
-def error_rows(found: Sequence[Mapping[tuple[str, int], Mapping[str, float]]]) -> Iterator[dict[str, object]]:
+def error_rows(found: Sequence[Mapping[tuple[str, int], Mapping[str, float]]]) -> Iterator[Mapping[str, object]]:
     for relation, n in found[0]:
         for process in found[0][relation, n]:
             values = [row[relation, n][process] for row in found]

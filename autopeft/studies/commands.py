@@ -63,19 +63,22 @@ def transfer(
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """Replay a front on another task; the exit status."""
+    """Carry a study to another task; the exit status."""
+    from autopeft.studies.replay import Replay
     from autopeft.studies.replay_table import replay_table
-    from autopeft.studies.transfer import check_mode, run_replay
+    from autopeft.studies.transfer import RUNS, check_mode
+    from autopeft.studies.warm import warm_table
 
-    check_mode(mode)
+    run = RUNS[check_mode(mode)]
     if verbose:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     shown = choose_mode(sys.stderr, quiet=quiet, as_json=as_json)
-    replay, reason = run_replay(study, load_spec(to, settings=settings), storage=storage, mode=shown)
+    done, reason = run(study, load_spec(to, settings=settings), storage=storage, mode=shown)
     if as_json:
-        print_json(replay.to_json())
+        print_json(done.to_json())
     else:
-        print_table(replay_table(replay, shape=Study.open(replay.study, storage=storage).shape()))
+        shape = Study.open(done.study, storage=storage).shape()
+        print_table(replay_table(done, shape=shape) if isinstance(done, Replay) else warm_table(done, shape=shape))
     return 0 if reason in FINISHED else 1
 
 

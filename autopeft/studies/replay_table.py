@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from autopeft.objectives.objective import Objective
-from autopeft.search.trial import Trial
+from autopeft.search.trial import History, Trial
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.studies.charts import point_of
 from autopeft.studies.describe import describe, human_seconds, human_value
@@ -37,9 +37,15 @@ def summary_lines(replay: Replay) -> Iterator[str]:
     exact, left = sum(point.exact for point in replay.points), _left_out(replay)
     kept = f"{exact} of {len(replay.points)} points are the same configurations"
     yield kept if exact == len(replay.points) else f"{kept}; the others are guesses{left}"
-    noun = "training" if len(replay.history) == 1 else "trainings"
-    yield f"cost: {len(replay.history)} {noun}, {human_seconds(replay.seconds)}"
-    yield f"reachable: {f'unknown; {replay.unknown}' if replay.reachable is None else _verdict(replay.reachable)}"
+    yield cost_line(replay.history)
+    found = replay.reachable
+    yield f"reachable: {f'unknown; {replay.unknown}' if found is None else verdict(found, what='replay')}"
+
+
+def cost_line(history: History) -> str:
+    """How many trainings there were, and how long they took."""
+    noun = "training" if len(history) == 1 else "trainings"
+    return f"cost: {len(history)} {noun}, {human_seconds(sum(trial.seconds for trial in history))}"
 
 
 def _left_out(replay: Replay) -> str:
@@ -47,12 +53,13 @@ def _left_out(replay: Replay) -> str:
     return f", {n} could not be had in the new space" if n else ""
 
 
-def _verdict(known: Reachable) -> str:
+def verdict(known: Reachable, *, what: str) -> str:
+    """A study, called `what`, beside a search of the same task."""
     if known.replayed is None or known.searched is None:
-        return f"nothing; neither the replay nor the {known.trials} trials of {known.study} reach any volume"
+        return f"nothing; neither the {what} nor the {known.trials} trials of {known.study} reach any volume"
     passed = "never had as much" if known.passed_at is None else f"had as much after {known.passed_at} of its trials"
     return (
-        f"{known.replayed:.1%} of the hypervolume that this replay and the {known.trials} trials of {known.study}"
+        f"{known.replayed:.1%} of the hypervolume that this {what} and the {known.trials} trials of {known.study}"
         f" ({human_seconds(known.seconds)}) reach together; the search by itself has {known.searched:.1%} of it and"
         f" {passed}"
     )

@@ -170,3 +170,43 @@ def test_a_truncated_file_is_named(project: Path) -> None:
     Path("cut.autopeft").write_bytes(Path("old.autopeft").read_bytes()[:300])
     with pytest.raises(SpecError, match=r"search\.from\[0\]: .*cut\.autopeft: is truncated or damaged"):
         past_of(project, search__from=["cut.autopeft"])
+
+
+def test_a_transfer_in_mode_warm_is_a_search_of_its_own_that_says_what_the_source_was_worth(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = "sqlite:///warm.db"
+    autopeft.import_studies("old.autopeft", storage=storage)
+    words = ("transfer", "old", "--to", "study.yaml", "--mode", "warm", "--storage", storage)
+    write_study(project, **NEW)
+    told = json.loads(succeed(monkeypatch, capsys, *words, "--json", "-q"))
+    study = Study.open("new-warm-old", storage=storage)
+    history = study.history()
+    assert (told["study"], told["mode"], told["source"], told["task"]) == ("new-warm-old", "warm", "old", "new")
+    assert len(history) == 7
+    assert told["begun"] == list(range(len(told["begun"])))
+    assert told["begun"]
+    assert 0.0 <= told["share"] <= 1.0
+    assert told["from"][0]["exact"] == told["from"][0]["carried"] == 5
+    assert told["hypervolume"] == study.front().hypervolume
+    assert told["reachable"] is None
+    assert told["unknown"].startswith("no study new in the storage has searched this task")
+    search(write_study(project, **{**NEW, "search__trials": 2}), storage=storage, progress=False)
+    write_study(project, **NEW)
+    again = autopeft.transfer("old", "study.yaml", mode="warm", storage=storage, progress=False)
+    assert again.history == history
+    assert again.reachable is not None
+    assert json.loads(json.dumps(again.to_json()))["reachable"]["warm"] == again.reachable.replayed
+    shown = " ".join(succeed(monkeypatch, capsys, *words, "-q").split())
+    assert "began from old, 5 of its 5 trials, all of them the same configurations" in shown
+    assert "that this warm search and the 2 trials of new" in shown
+    assert f"believed in the end: {again.share:.0%} with the sources" in shown
+
+
+def test_a_warm_transfer_with_another_engine_is_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(project, **{**NEW, "search__engine": "sobol"})
+    said = refused(monkeypatch, capsys, "transfer", "old", "--to", "study.yaml", "--mode", "warm")
+    assert "search.from: got engine sobol, which learns nothing from other studies" in said
+    assert "new-warm-old" not in Path("autopeft.db").read_bytes().decode("latin1")

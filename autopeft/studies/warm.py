@@ -1,0 +1,119 @@
+"""A search of a new task that began from a finished study: what it found, and what the source was worth to it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from autopeft.objectives.front import Front
+from autopeft.objectives.objective import Objective
+from autopeft.search.belief import Belief
+from autopeft.search.initial_design import FROM_SOURCES, begun_from, design_size
+from autopeft.search.searcher import SearchProblem
+from autopeft.search.source_model import source_models
+from autopeft.search.surrogate import SurrogateError, one_thread
+from autopeft.search.trial import History
+from autopeft.search.warm_start import WarmProcess
+from autopeft.spaces.model_shape import ModelShape
+from autopeft.studies.charts import completed_points
+from autopeft.studies.past import CarriedStudy
+from autopeft.studies.replay import Reachable
+from autopeft.studies.replay_table import cost_line, verdict
+from autopeft.studies.tables import front_table
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmSearch:
+    """A search begun from another study, a study of its own in the storage."""
+
+    study: str
+    """Its name: `autopeft front`, `export` and the others take it."""
+    source: str
+    task: str
+    """The study whose task, space and training it has."""
+    past: tuple[CarriedStudy, ...]
+    """What it began from, and how much of that is a guess."""
+    begun: tuple[int, ...]
+    """Its trials that are points of the sources' fronts."""
+    share: float | None
+    """Of what it believed in the end, how much knows the sources; None where too few trials completed to tell."""
+    history: History
+    objectives: tuple[Objective, ...]
+    reachable: Reachable | None
+    """It beside the search of the same task that began cold."""
+    unknown: str
+    """Why `reachable` is None, and what would change that; empty otherwise."""
+
+    @property
+    def front(self) -> Front:
+        return Front.of(completed_points(self.history, self.objectives), self.objectives)
+
+    def to_json(self) -> dict[str, object]:
+        front = self.front
+        reachable: Mapping[str, object] | None = None
+        if self.reachable is not None:
+            told = self.reachable.to_json()
+            reachable = {("warm" if key == "replayed" else key): value for key, value in told.items()}
+        return {
+            "study": self.study,
+            "mode": "warm",
+            "source": self.source,
+            "task": self.task,
+            "objectives": [objective.to_json() for objective in self.objectives],
+            "from": [study.to_json() for study in self.past],
+            "begun": list(self.begun),
+            "share": self.share,
+            "cost": {"trials": len(self.history), "seconds": sum(trial.seconds for trial in self.history)},
+            "hypervolume": front.hypervolume,
+            "reference": dict(front.reference),
+            "reachable": reachable,
+            "unknown": self.unknown,
+        }
+
+
+def worth(problem: SearchProblem, history: History) -> tuple[tuple[int, ...], float | None]:
+    """`WarmSearch.begun` and `WarmSearch.share` of a study that was searched for `problem`."""
+    with one_thread():
+        sources = source_models(problem.past, problem.space, seed=problem.seed)
+        front = set(begun_from(sources, n=round(FROM_SOURCES * design_size(problem))))
+        begun = [trial.number for trial in history.trials[: design_size(problem)] if trial.configuration in front]
+        try:
+            process = Belief.of(problem, history, sources=sources).process
+        except SurrogateError:
+            return tuple(begun), None
+    return tuple(begun), process.share if isinstance(process, WarmProcess) else 0.0
+
+
+def warm_table(warm: WarmSearch, *, shape: ModelShape | None = None) -> RenderableType:
+    """The front, what the search began from, and what that was worth.
+
+    Args:
+        warm: What is shown.
+        shape: The new study's model.
+    """
+    table = front_table(warm.front, warm.history, study=warm.study, shape=shape)
+    return Group(table, *(Text(line) for line in warm_lines(warm)))
+
+
+def warm_lines(warm: WarmSearch) -> Iterator[str]:
+    """What it began from and how much of that is a guess, what that was worth, what it cost, how near it comes."""
+    for study in warm.past:
+        yield f"began from {study}"
+    if warm.begun:
+        numbers = ", ".join(map(str, warm.begun))
+        yield f"trial{'s' if len(warm.begun) > 1 else ''} {numbers}: of the sources' fronts"
+    if warm.share is None:
+        yield "believed in the end: nothing, too few trials completed"
+    else:
+        yield f"believed in the end: {warm.share:.0%} with the sources, {1 - warm.share:.0%} as if it had begun cold"
+    yield cost_line(warm.history)
+    found = warm.reachable
+    yield f"reachable: {f'unknown; {warm.unknown}' if found is None else verdict(found, what='warm search')}"
+
+
+def named_past(first: str, others: Sequence[str]) -> tuple[str, ...]:
+    """Entries of `search.from`, `first` before all others and once."""
+    return (first, *(entry for entry in others if entry != first))
