@@ -6,7 +6,7 @@ trials that train alone and several in one job alike, and a study that is resume
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import final
+from typing import ClassVar, final
 
 from autopeft.objectives.measurement import Measurement
 from autopeft.search.trial import History, Pruning
@@ -14,6 +14,9 @@ from autopeft.search.trial import History, Pruning
 
 class AbstractScheduler(ABC):
     """Decides after each epoch whether a trial trains on."""
+
+    resumes: ClassVar[bool] = False
+    """Whether a trial that was stopped may go on, so that its state is worth keeping."""
 
     @abstractmethod
     def judge(self, history: History, number: int, measurement: Measurement) -> Pruning | None:

@@ -5,7 +5,7 @@ NSGA-II (Deb et al. 2002) in place of one score, as in Schmucker et al. 2021 (MO
 """
 
 from collections.abc import Sequence
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 
@@ -34,6 +34,8 @@ class SuccessiveHalving(AbstractScheduler):
     Raises:
         SpecError: No rung, rungs that do not ascend from 1, or eta below 2.
     """
+
+    resumes: ClassVar[bool] = True
 
     def __init__(
         self,

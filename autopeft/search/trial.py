@@ -58,6 +58,8 @@ class Trial:
     """Set exactly when `state` is FAILED."""
     pruning: Pruning | None = None
     """Set when `state` is PRUNED; None there too where nobody noted why."""
+    resumed: bool = False
+    """Whether it went on after it had been stopped early."""
     seconds: float = 0.0
     """Wall-clock seconds from start to end, as the driver saw them."""
 

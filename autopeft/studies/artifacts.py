@@ -28,15 +28,27 @@ class Artifacts:
         """Where the adapter of that trial is, or would be."""
         return self.folder / f"trial-{number}"
 
-    def prepare(self, number: int) -> Path:
-        """An absent folder for a trial that is about to run; what an earlier attempt left is deleted."""
+    def checkpoint(self, number: int) -> Path:
+        """Where the state of that trial between two epochs is, or would be."""
+        return self.folder / f"checkpoint-{number}.pt"
+
+    def prepare(self, number: int, *, again: bool = False) -> Path:
+        """An absent folder for a trial that is about to run; what an earlier attempt left is deleted.
+
+        Args:
+            number: The trial.
+            again: Whether it has run before, so that its checkpoint is its own and stays.
+        """
         path = self.trial(number)
         shutil.rmtree(path, ignore_errors=True)
+        if not again:
+            self.checkpoint(number).unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def sweep(self, history: History, objectives: Sequence[Objective]) -> None:
-        """Delete the adapters of finished trials that are not on the front of `history`; running ones stay.
+        """Delete adapters of finished trials that are not on the front of `history`, and checkpoints of those that will
+        not go on; what belongs to running ones stays.
 
         Raises:
             OSError: A folder could not be read.
@@ -48,6 +60,8 @@ class Artifacts:
             path = self.trial(trial.number)
             if trial.state.finished and trial.number not in keep and path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
+            if trial.state.finished and (trial.pruning is None or trial.pruning.final):
+                self.checkpoint(trial.number).unlink(missing_ok=True)
 
 
 def front_numbers(history: History, objectives: Sequence[Objective]) -> Collection[int]:

@@ -117,6 +117,8 @@ def trial_note(trial: Trial, info: StudyInfo) -> Json:
         tags |= {"failure": trial.failure.kind.value, "failure_message": trial.failure.message}
     if trial.pruning is not None:
         tags["pruned_because"] = trial.pruning.because
+    elif trial.resumed:
+        tags["pruned_because"] = ""
     metrics = [row for measurement in trial.measurements for row in _epoch_metrics(measurement)]
     metrics += _final_metrics(trial, info.objectives)
     return {

@@ -55,6 +55,7 @@ class Bundle:
             configurations=tuple(one for job in jobs for one in job.configurations),
             seeds=tuple(seed for job in jobs for seed in job.seeds),
             output_dirs=tuple(folder for job in jobs for folder in job.output_dirs),
+            checkpoints=tuple(path for job in jobs for path in job.checkpoints),
             at_once=self.at_once,
         )
 

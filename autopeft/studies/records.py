@@ -75,10 +75,14 @@ class RunRecord:
     """Its score on the held-out split; None in a search, which never asks for one."""
     pruning: Pruning | None = None
     """Why it was stopped early, where it was."""
+    resumed: bool = False
+    """Whether it went on after it had been stopped early."""
+    spent: float = 0.0
+    """Seconds it ran until then."""
 
     @property
     def seconds(self) -> float:
-        return 0.0 if self.ended is None else max(0.0, self.ended - self.started)
+        return self.spent + (0.0 if self.ended is None else max(0.0, self.ended - self.started))
 
     def to_json(self) -> dict[str, object]:
         failure = self.failure and {"kind": self.failure.kind.value, "message": self.failure.message}
@@ -91,6 +95,7 @@ class RunRecord:
             "losses": self.losses,
             **({"held_out": plain(self.held_out.to_json())} if self.held_out else {}),
             **({"pruning": asdict(self.pruning)} if self.pruning else {}),
+            **({"resumed": True, "spent": self.spent} if self.resumed else {}),
         }
 
     @classmethod
@@ -106,6 +111,8 @@ class RunRecord:
             losses=data["losses"],  # type: ignore[arg-type]  # written by to_json
             held_out=HeldOut.from_json(data["held_out"]) if "held_out" in data else None,  # type: ignore[arg-type]  # same
             pruning=Pruning(**data["pruning"]) if "pruning" in data else None,  # type: ignore[arg-type]  # same
+            resumed="resumed" in data,
+            spent=data.get("spent", 0.0),  # type: ignore[arg-type]  # same
         )
 
 

@@ -103,8 +103,10 @@ class Runner(AbstractTrialSource):
 
     @property
     def spent(self) -> bool:
-        """Whether as many trials as may be spent have finished."""
-        return sum(trial.state.finished for trial in self.history()) >= self._n_trials
+        """Whether as many trials as may be spent have finished, and none that was stopped is to go on."""
+        history = self.history()
+        enough = sum(trial.state.finished for trial in history) >= self._n_trials
+        return enough and not self._scheduler.resumable(history)
 
     def close(self) -> None:
         """Nothing is written after this returns; a proposal still being computed comes to nothing."""
@@ -136,15 +138,20 @@ class Runner(AbstractTrialSource):
         return jobs
 
     def _again(self, n: int, company: Sequence[int]) -> list[Assignment]:
-        """Up to `n` trials that are to be run again; one that has lost a worker runs alone, so that it is known why."""
+        """Up to `n` trials that are to be run again or that go on after they were stopped; one that has lost a worker
+        runs alone, so that it is known why.
+        """
         jobs: list[Assignment] = []
-        while self._queue and len(jobs) < n:
-            number = self._queue[0]
+        waiting = deque([*self._queue, *self._scheduler.resumable(self.history())])
+        while waiting and len(jobs) < n:
+            number = waiting.popleft()
             taken = [*company, *(row for assignment in jobs for row in assignment.numbers)]
             lost = self._runs[number].losses > 0
             if taken and (lost or not self._fitting([self._trials[number].configuration], taken)):
                 break
-            jobs.append(self._rerun(self._queue.popleft()))
+            if self._queue and self._queue[0] == number:
+                self._queue.popleft()
+            jobs.append(self._rerun(number))
             if lost:
                 break
         return jobs
@@ -213,20 +220,27 @@ class Runner(AbstractTrialSource):
         return self._assign(number)
 
     def _rerun(self, number: int) -> Assignment:
-        old = self._runs[number]
+        """Begin again, from the checkpoint where one is kept; its measurements and what they decided then stand."""
+        old, paused = self._runs[number], self._trials[number].state is TrialState.PRUNED
         run = RunRecord(attempt=old.attempt + 1, started=time.time(), losses=old.losses)
-        self._study.save(number, run)
+        if self._scheduler.resumes:
+            going_on = paused or old.resumed
+            run = replace(run, measurements=old.measurements, resumed=going_on, spent=old.seconds)
+        (self._study.resume if paused else self._study.save)(number, run)
         self._update(number, run, TrialState.RUNNING)
         return self._assign(number)
 
     def _assign(self, number: int) -> Assignment:
         trial, seed = self._trials[number], trial_seed(self._seed, number)
-        folder = self._artifacts.prepare(number) if self._artifacts else None
+        again = self._runs[number].attempt > 1
+        folder = self._artifacts.prepare(number, again=again) if self._artifacts else None
+        checkpoint = self._artifacts.checkpoint(number) if self._artifacts and self._scheduler.resumes else None
         job = TrainJob(
             configurations=(trial.configuration,),
             seeds=(seed,),
             epochs=self._budgets[number],
             output_dirs=(folder,) if folder else (),
+            checkpoints=(checkpoint,) if checkpoint else (),
         )
         assignment = Assignment(numbers=(number,), job=job, deadline_seconds=self._deadline)
         self._live[number] = assignment
@@ -235,6 +249,8 @@ class Runner(AbstractTrialSource):
 
     def _report(self, number: int, report: Report) -> bool:
         run = self._runs[number]
+        if report.measurement is not None and report.measurement.epoch <= len(run.measurements):
+            return True
         if report.measurement is not None:
             run = replace(run, measurements=(*run.measurements, report.measurement))
         if report.test_metrics:
@@ -299,7 +315,10 @@ class Runner(AbstractTrialSource):
 
     def _finish(self, number: int, run: RunRecord, state: TrialState) -> None:
         run = replace(run, ended=time.time())
-        self._study.finish(number, state, run)
+        if run.pruning is not None and not run.pruning.final:
+            self._study.pause(number, run)
+        else:
+            self._study.finish(number, state, run)
         self._live.pop(number, None)
         self._update(number, run, state)
         if self._artifacts is not None:
@@ -319,5 +338,6 @@ class Runner(AbstractTrialSource):
             measurements=run.measurements,
             failure=run.failure,
             pruning=run.pruning,
+            resumed=run.resumed,
             seconds=run.seconds,
         )

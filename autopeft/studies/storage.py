@@ -145,7 +145,10 @@ class StudyStorage:
             return self.database.get_n_trials(study._study_id) > 0
 
     def _summary(self, study: "FrozenStudy") -> StudySummary:
+        from optuna.trial import TrialState as OptunaState
+
         counts = {state: self.database.get_n_trials(study._study_id, _optuna_state(state)) for state in TrialState}
+        counts[TrialState.PRUNED] += self.database.get_n_trials(study._study_id, OptunaState.WAITING)
         definition = StudyDefinition.from_attrs(_ours(study.user_attrs))
         return StudySummary(name=study.study_name, objectives=definition.objectives, trials=counts)
 
@@ -196,7 +199,8 @@ class StoredStudy:
 
     def history(self) -> History:
         """Every trial, by number."""
-        return History(trials=tuple(to_trial(row.number, _our_state(row), *_records(row)) for row in self._frozen()))
+        rows = [(row, *_records(row)) for row in self._frozen()]
+        return History(trials=tuple(to_trial(row.number, _our_state(row, run), of, run) for row, of, run in rows))
 
     def runs(self) -> dict[int, tuple[TrialRecord, RunRecord]]:
         """What is stored of every trial, by number."""
@@ -238,6 +242,29 @@ class StoredStudy:
         """
         with self._writing(number) as trial_id:
             self._database.set_trial_user_attr(trial_id, _RUN, run.to_json())
+
+    def pause(self, number: int, run: RunRecord) -> None:
+        """Stop a running trial that may go on; it counts as pruned, and Optuna shows it as waiting.
+
+        Raises:
+            StorageError: The trial is finished.
+        """
+        self._put(number, run, "WAITING")
+
+    def resume(self, number: int, run: RunRecord) -> None:
+        """Let a trial that was paused run on.
+
+        Raises:
+            StorageError: The trial is finished.
+        """
+        self._put(number, run, "RUNNING")
+
+    def _put(self, number: int, run: RunRecord, state: str) -> None:
+        from optuna.trial import TrialState as OptunaState
+
+        with self._writing(number) as trial_id:
+            self._database.set_trial_user_attr(trial_id, _RUN, run.to_json())
+            self._database.set_trial_state_values(trial_id, OptunaState[state])
 
     def finish(self, number: int, state: TrialState, run: RunRecord) -> None:
         """End a running trial: its record, its objective values (when completed) and its state, durable on return.
@@ -311,6 +338,7 @@ def to_trial(number: int, state: TrialState, record: TrialRecord, run: RunRecord
         predicted=record.predicted,
         failure=run.failure if state is TrialState.FAILED else None,
         pruning=run.pruning if state is TrialState.PRUNED else None,
+        resumed=run.resumed,
         seconds=run.seconds,
     )
 
@@ -319,7 +347,10 @@ def _records(frozen: "FrozenTrial") -> tuple[TrialRecord, RunRecord]:
     return TrialRecord.from_json(frozen.user_attrs[_TRIAL]), RunRecord.from_json(frozen.user_attrs[_RUN])
 
 
-def _our_state(frozen: "FrozenTrial") -> TrialState:
+def _our_state(frozen: "FrozenTrial", run: RunRecord) -> TrialState:
+    """A trial that was stopped and may go on waits in Optuna, where finished trials never change."""
+    if frozen.state.name in ("RUNNING", "WAITING"):
+        return TrialState.RUNNING if run.pruning is None else TrialState.PRUNED
     return TrialState({"COMPLETE": "completed", "FAIL": "failed"}.get(frozen.state.name, frozen.state.name.lower()))
 
 

@@ -1,9 +1,10 @@
 """Ranks that move in training: AdaLoRA's budget over all its targets, by peft's own allocator and schedule."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Final, final
 
+import torch
 from peft import AdaLoraConfig
 from peft.tuners.adalora import AdaLoraModel, RankAllocator
 from torch import nn
@@ -13,6 +14,8 @@ from autopeft.trainers.inject import AdapterSet
 
 METHOD: Final = "adalora"
 _ADAPTER: Final = "default"
+_AVERAGES: Final = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+"""What peft's allocator remembers between two steps."""
 
 
 @final
@@ -44,6 +47,15 @@ class RankAllocation:
         self._peft = SimpleNamespace(
             peft_config={_ADAPTER: config}, trainable_adapter_name=_ADAPTER, rankallocator=self.allocator, model=layers
         )
+
+    def state(self) -> dict[str, dict[str, torch.Tensor]]:
+        """The importances so far."""
+        return {name: dict(getattr(self.allocator, name)) for name in _AVERAGES}
+
+    def restore(self, state: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        """Go on with importances that `state` gave."""
+        for name in _AVERAGES:
+            setattr(self.allocator, name, dict(state[name]))
 
     def after_step(self, step: int) -> None:
         """Update importances and ranks, after the optimizer's step number `step` (from 0) and before gradients go."""

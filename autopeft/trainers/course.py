@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, final
+from pathlib import Path
+from typing import Any, Final, final
 
 import numpy as np
 import torch
@@ -61,6 +62,8 @@ class Run:
     prefix: FrozenPrefix | None = None
     cut: int = 0
     """Rows may enter the model here: nothing below is adapted or looked into."""
+    checkpoint: Path | None = None
+    """Where the state between two epochs is kept; None keeps none."""
 
     def entering(self, split: EncodedSplit, rows: IntArray) -> AbstractContextManager[None]:
         """Around a call of the model on the batch of some rows of a split."""
@@ -172,6 +175,23 @@ class Course:
         mean = self._finite() / self.n_steps
         self.epoch += 1
         return mean
+
+    def state(self) -> dict[str, Any]:
+        """What the epochs to come depend on beside the trained tensors: tensors, numbers and texts."""
+        return {
+            "epoch": self.epoch,
+            "seconds": [self.train_seconds, self.evaluation_seconds],
+            "optimizer": self.optimizer.state_dict(),
+            "allocation": None if self._allocation is None else self._allocation.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from where a course of the same run had this `state`."""
+        self.epoch = state["epoch"]
+        self.train_seconds, self.evaluation_seconds = state["seconds"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self._allocation is not None:
+            self._allocation.restore(state["allocation"])
 
     def check_deadline(self, seconds: float | None = None) -> None:
         """Refuse to go on past the deadline.

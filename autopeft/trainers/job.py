@@ -133,6 +133,9 @@ class TrainJob:
     epochs: int
     output_dirs: tuple[Path | None, ...] = ()
     """Where each trained adapter is written (None: not kept); empty keeps none."""
+    checkpoints: tuple[Path | None, ...] = ()
+    """Where each configuration's state is kept after every epoch but the last, and found again (None: not kept): a
+    training goes on from there, and first reports again what was measured before. Empty keeps none."""
     at_once: int = 1
     """Configurations that train at once on the one base; the others wait until a slot is free."""
     evaluate_test: bool = False

@@ -10,10 +10,11 @@ one is trained more often. (The authors' code keeps the negative of it.)
 Shapes: L adapted layers.
 """
 
+import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final, final
+from typing import Any, Final, final
 
 import numpy as np
 import torch
@@ -103,6 +104,19 @@ class LayerSampler:
         for tensors in self._tensors.values():
             for tensor in tensors:
                 tensor.requires_grad_(True)
+
+    def state(self) -> dict[str, object]:
+        """What the draws to come depend on."""
+        return {
+            "rng": json.dumps(self._rng.bit_generator.state),
+            "step": self._step,
+            "importance": [float(one) for one in self.importance],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from where a sampler of the same run had this `state`."""
+        self._rng.bit_generator.state = json.loads(state["rng"])
+        self._step, self.importance = state["step"], np.array(state["importance"])
 
     def extra(self) -> dict[str, float]:
         """`importance/LAYER` for every adapted layer; empty where none is learnt."""

@@ -26,6 +26,7 @@ from autopeft.trainers.regularizers import DensityMeter, Regularizers
 from autopeft.trainers.rows import LabelKind
 from autopeft.trainers.scores import Collector, Scores
 from autopeft.trainers.sites import layers_of
+from autopeft.trainers.snapshot import restore_snapshot, save_snapshot
 
 WEIGHTS = ("ba_consistency", "ba_diversity", "ba_spectrum", "density", "ggpo_sigma", "ggpo_beta")
 """Settings that weigh a term of the loss."""
@@ -104,6 +105,9 @@ def train(run: Run) -> Iterator[Measurement]:
     layers are sampled, for then it differs from step to step. Without anything to train (no adapter, no head) the
     model is only scored.
 
+    With `run.checkpoint` the state is kept after every epoch but the last. Where there is one, what was measured until
+    then comes first, and the training goes on after it, to the same end.
+
     Raises:
         ConfigurationError: Layers are to be sampled by importance, and a method does not allow it.
         DivergedError: The loss, or a validation prediction, is NaN or infinite.
@@ -120,14 +124,20 @@ def train(run: Run) -> Iterator[Measurement]:
     )
     meter.start()
     try:
-        yield from _epochs(course, meter, sampler)
+        earlier: tuple[Measurement, ...] = ()
+        if run.checkpoint is not None:
+            earlier = restore_snapshot(run.checkpoint, course, meter=meter, sampler=sampler)
+        yield from earlier
+        yield from _epochs(course, meter, sampler, earlier)
     finally:
         if checkpoints is not None:
             checkpoints.remove()
 
 
-def _epochs(course: Course, meter: MemoryMeter, sampler: LayerSampler | None) -> Iterator[Measurement]:
-    run = course.run
+def _epochs(
+    course: Course, meter: MemoryMeter, sampler: LayerSampler | None, earlier: tuple[Measurement, ...]
+) -> Iterator[Measurement]:
+    run, measured = course.run, earlier
     while not course.done:
         began = time.perf_counter()
         train_loss = _train_epoch(course, meter, sampler)
@@ -135,12 +145,16 @@ def _epochs(course: Course, meter: MemoryMeter, sampler: LayerSampler | None) ->
         began = time.perf_counter()
         metrics = evaluate(run, run.validation)
         course.evaluation_seconds += time.perf_counter() - began
-        yield course.measured(
+        found = course.measured(
             metrics,
             train_loss=train_loss,
             peak_bytes=meter.peak_bytes(course.optimizer),
             extra=meter.extra() | ({} if sampler is None else sampler.extra()),
         )
+        measured = (*measured, found)
+        if run.checkpoint is not None and not course.done:
+            save_snapshot(run.checkpoint, course, measured=measured, meter=meter, sampler=sampler)
+        yield found
 
 
 def _checkpoints(run: Run) -> CheckpointedLayers | None:

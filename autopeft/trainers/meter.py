@@ -175,6 +175,8 @@ class MemoryMeter:
     """Stand for parts of `modules`, and do not count beside them."""
     beside: bool = False
     """Whether other trials hold memory on the device: then what this one holds, and what its step adds, counts."""
+    earlier_bytes: int = field(default=0, init=False)
+    """Peak of an earlier part of the same trial, where it goes on from there."""
     _peak_bytes: int = field(default=0, init=False)
 
     def start(self) -> None:
@@ -218,5 +220,6 @@ class MemoryMeter:
     def peak_bytes(self, optimizer: torch.optim.Optimizer) -> int:
         """Peak bytes so far; on a CPU 0 while no step was wrapped."""
         if self.device.type == "cuda" and not self.beside:
-            return torch.cuda.max_memory_allocated(self.device) - self.apart_bytes
-        return self._peak_bytes + state_bytes(optimizer) if self._peak_bytes else 0
+            return max(torch.cuda.max_memory_allocated(self.device) - self.apart_bytes, self.earlier_bytes)
+        own = self._peak_bytes + state_bytes(optimizer) if self._peak_bytes else 0
+        return max(own, self.earlier_bytes)

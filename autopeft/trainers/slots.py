@@ -33,6 +33,11 @@ class Entry:
         """Where the trained adapter is to be written."""
         return self.job.output_dirs[self.index] if self.job.output_dirs else None
 
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where its state between two epochs is kept."""
+        return self.job.checkpoints[self.index] if self.job.checkpoints else None
+
 
 @final
 class Entries:
@@ -68,3 +73,4 @@ class Entries:
 def _check(job: TrainJob) -> None:
     assert len(job.seeds) == len(job.configurations), "one seed a configuration"
     assert not job.output_dirs or len(job.output_dirs) == len(job.configurations), "one folder a configuration"
+    assert not job.checkpoints or len(job.checkpoints) == len(job.configurations), "one checkpoint a configuration"

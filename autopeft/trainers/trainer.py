@@ -267,7 +267,7 @@ class Trainer(AbstractTrainer):
         except BaseException:
             adapters.remove()
             raise
-        return replace(run, prepared_seconds=prepared, prefix=self._prefix, cut=cut)
+        return replace(run, prepared_seconds=prepared, prefix=self._prefix, cut=cut, checkpoint=entry.checkpoint)
 
     def _cut(self, entry: Entry, settings: TrainingSettings) -> int:
         """Where an entry's rows enter the model; what its layers make of them is kept where that is needed again."""

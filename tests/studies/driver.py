@@ -1,4 +1,4 @@
-"""A driver in a process of its own, to be killed: `python -m tests.studies.driver FOLDER TRIALS EXECUTOR JOBS`.
+"""A driver in a process of its own, to be killed: `python -m tests.studies.driver FOLDER TRIALS EXECUTOR JOBS [rungs]`.
 
 One line of JSON on stderr for each event, nothing on stdout; the reason it stopped is the last line.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from autopeft.studies.drive import drive
 from autopeft.studies.events import StudyEvent, TrialFinished
 from autopeft.studies.executor import Resources
-from tests.studies.support import open_study, plan
+from tests.studies.support import halved, open_study, plan
 
 
 def tell(event: StudyEvent) -> None:
@@ -18,10 +18,11 @@ def tell(event: StudyEvent) -> None:
     print(json.dumps({"event": type(event).__name__, "number": number}), file=sys.stderr, flush=True)
 
 
-def main(folder: str, trials: str, executor: str, jobs: str) -> None:
+def main(folder: str, trials: str, executor: str, jobs: str, *rungs: str) -> None:
     study = open_study(Path(folder))
     resources = Resources(executor=executor, max_jobs=int(jobs))  # type: ignore[arg-type]  # one of its words
-    what = plan(n_trials=int(trials), artifacts=Path(folder) / "adapters")
+    artifacts = Path(folder) / "adapters"
+    what = halved(int(trials), artifacts) if rungs else plan(n_trials=int(trials), artifacts=artifacts)
     print(json.dumps({"event": drive(study, what, resources, listeners=[tell]).value}), file=sys.stderr, flush=True)
 
 

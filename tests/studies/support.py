@@ -137,6 +137,28 @@ class PackTrainer(EchoTrainer):
         yield from super().run(alone)
 
 
+class KeepingTrainer(EchoTrainer):
+    """Goes on from its checkpoint; notes every epoch it trains, `<seed> <epoch>`, in the file named in TRAINED."""
+
+    def run(self, job: TrainJob, slots: AbstractSlots | None = None) -> Iterator[Report]:
+        (configuration,), (seed,), (path,) = job.configurations, job.seeds, job.checkpoints
+        assert path is not None
+        start = int(path.read_text()) if path.is_file() else 0
+        draws = np.random.default_rng(seed).random(job.epochs)
+        for epoch in range(1, job.epochs + 1):
+            if epoch > start:
+                time.sleep(self.seconds)
+                with Path(os.environ["TRAINED"]).open("a") as file:
+                    file.write(f"{seed} {epoch}\n")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.with_suffix(".part").write_text(str(epoch))
+                path.with_suffix(".part").replace(path)
+            if job.output_dirs and epoch == job.epochs:
+                write_adapter(job.output_dirs[0], configuration)
+            reached = float(draws[:epoch].max())
+            yield Report(slot=0, measurement=measurement(configuration, epoch, reached), done=epoch == job.epochs)
+
+
 class TroubledTrainer(EchoTrainer):
     """Fails in a way that follows from the rank; rank 0 mod 7 is fine."""
 
@@ -225,6 +247,11 @@ def plan(
         worker=worker(trainer),
         artifacts=artifacts,
     )
+
+
+def halved(n_trials: int, artifacts: Path) -> Plan:
+    """A plan with rungs, trained by what keeps checkpoints."""
+    return plan(n_trials=n_trials, trainer=KeepingTrainer, epochs=4, fidelity=Fidelity(), artifacts=artifacts)
 
 
 def definition(**spec: object) -> StudyDefinition:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,14 +17,18 @@ from autopeft.search.trial import TrialState
 from autopeft.studies.drive import drive
 from autopeft.studies.executor import Resources
 from autopeft.studies.storage import StudyStorage
-from tests.studies.support import open_study, plan
+from tests.studies.support import halved, open_study, plan
 
 ROOT = Path(__file__).parents[2]
 
 
-def start(folder: Path, *, trials: int, executor: str, jobs: int = 1, seconds: float = 0.02) -> subprocess.Popen[str]:
+def start(
+    folder: Path, *, trials: int, executor: str, jobs: int = 1, seconds: float = 0.02, rungs: bool = False
+) -> subprocess.Popen[str]:
     environment = os.environ | {"ECHO_SECONDS": str(seconds), "HOME": str(folder), "MARK": str(folder)}
+    environment |= {"TRAINED": str(folder / "trained")}
     command = [sys.executable, "-m", "tests.studies.driver", str(folder), str(trials), executor, str(jobs)]
+    command += ["rungs"] if rungs else []
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -97,6 +102,34 @@ def test_a_driver_killed_at_random_moments_loses_nothing_and_goes_on(tmp_path: P
     assert process.wait() == 0
     assert known.items() <= finished(tmp_path).items()
     assert_same_as_undisturbed(tmp_path, trials=14)
+
+
+def test_a_driver_killed_between_rungs_decides_the_same_and_trains_no_epoch_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(8)
+    for _ in range(4):
+        process = start(tmp_path, trials=12, executor="local", rungs=True)
+        wait_for(process, "TrialReported", times=rng.randint(3, 9))
+        time.sleep(rng.random() * 0.05)
+        process.kill()
+        process.wait()
+    process = start(tmp_path, trials=12, executor="local", rungs=True)
+    assert [told["event"] for told in events(process)][-1] == "budget"
+    assert process.wait() == 0
+    monkeypatch.setenv("TRAINED", str(tmp_path / "once"))
+    whole = open_study(tmp_path, "whole")
+    drive(whole, halved(12, tmp_path / "other"), Resources(executor="local"))
+    mine = open_study(tmp_path).history()
+    assert [(row.number, row.configuration, row.state, row.measurements, row.pruning, row.resumed) for row in mine] == [
+        (row.number, row.configuration, row.state, row.measurements, row.pruning, row.resumed)
+        for row in whole.history()
+    ]
+    assert any(row.resumed for row in mine), "a trial that was stopped went on"
+    trained, once = (Counter((tmp_path / name).read_text().splitlines()) for name in ("trained", "once"))
+    assert set(trained) == set(once)
+    assert set(once.values()) == {1}, "what goes on does not begin again"
+    assert sum(trained.values()) - len(trained) <= 4, "each kill costs the epoch at hand at most"
 
 
 @pytest.mark.slow

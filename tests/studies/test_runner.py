@@ -290,3 +290,126 @@ def test_slots_of_one_job_are_judged_one_by_one(tmp_path: Path) -> None:
     assert not run.record(both, replace(report(other, 1, accuracy=0.8), slot=1))
     assert not run.record(both, report(one, 2, accuracy=0.9))
     assert [row.state for row in run.history()] == [TrialState.COMPLETED, TrialState.PRUNED]
+
+
+def rungs(folder: Path, *sizes: int, **more: object) -> Runner:
+    halving = make_scheduler(Fidelity(), OBJECTIVES, epochs=2)
+    kept = Artifacts(folder, "s")
+    return runner(folder, n_trials=len(sizes), scheduler=halving, searcher=ranks(*sizes), artifacts=kept, **more)  # type: ignore[arg-type]
+
+
+def train(run: Runner, accuracy: float) -> Assignment:
+    """The next job's first epoch."""
+    (job,) = run.propose(1)
+    run.record(job, report(job, 1, accuracy=accuracy))
+    return job
+
+
+def test_a_stopped_trial_goes_on_before_anything_new_is_asked_for(tmp_path: Path) -> None:
+    said: list[StudyEvent] = []
+    run = rungs(tmp_path, 1, 2, 3, 4, 5, listeners=[said.append])
+    finish(run, run.propose(1)[0], accuracy=0.9)
+    for accuracy in (0.8, 0.7, 0.6):
+        train(run, accuracy)
+    assert [row.state for row in run.history()] == [TrialState.COMPLETED, *[TrialState.PRUNED] * 3]
+    (again,) = run.propose(1)
+    assert again.numbers == (1,), "the second of four, of whom two go on now"
+    assert again.job.seeds == (trial_seed(11, 1),)
+    (trial,) = run.history().in_state(TrialState.RUNNING)
+    assert (trial.number, len(trial.measurements), trial.pruning, trial.resumed) == (1, 1, None, True)
+    started = [event for event in said if isinstance(event, TrialStarted)]
+    assert started[-1].attempt == 2
+    assert open_study(tmp_path).history() == run.history()
+
+
+def test_a_trial_that_goes_on_reports_again_what_is_known_and_nothing_comes_of_it(tmp_path: Path) -> None:
+    said: list[StudyEvent] = []
+    run = rungs(tmp_path, 1, 2, 3, 4, listeners=[said.append])
+    finish(run, run.propose(1)[0], accuracy=0.9)
+    for accuracy in (0.8, 0.7, 0.6):
+        train(run, accuracy)
+    (again,) = run.propose(1)
+    before = len(said)
+    assert run.record(again, report(again, 1, accuracy=0.1)), "not judged a second time"
+    assert len(said) == before
+    assert not run.record(again, report(again, 2, accuracy=0.85))
+    trial = run.history().trials[1]
+    assert [row.metrics["accuracy"] for row in trial.measurements] == [0.8, 0.85]
+    assert trial.state is TrialState.COMPLETED
+
+
+def test_a_study_is_not_over_while_a_stopped_trial_is_to_go_on(tmp_path: Path) -> None:
+    run = rungs(tmp_path, 1, 2, 3, 4)
+    finish(run, run.propose(1)[0], accuracy=0.9)
+    for accuracy in (0.8, 0.7, 0.6):
+        train(run, accuracy)
+    assert not run.spent
+    again = rungs(tmp_path, 1, 2, 3, 4)
+    (job,) = again.propose(1)
+    assert job.numbers == (1,)
+    again.record(job, report(job, 2))
+    assert again.propose(1) == []
+    assert (again.spent, again.outcome) == (True, StopReason.BUDGET)
+
+
+def test_checkpoints_stay_while_their_trials_may_go_on(tmp_path: Path) -> None:
+    run = rungs(tmp_path, 1, 2, 3, 4)
+    stale = tmp_path / "s" / "checkpoint-0.pt"
+    stale.parent.mkdir()
+    stale.touch()
+    (first,) = run.propose(1)
+    assert not stale.exists(), "of an earlier study of that name"
+    assert first.job.checkpoints == (stale,)
+    stale.touch()
+    finish(run, first, accuracy=0.9)
+    assert not stale.exists()
+    (second,) = run.propose(1)
+    kept = second.job.checkpoints[0]
+    assert kept is not None
+    kept.touch()
+    run.record(second, report(second, 1, accuracy=0.8))
+    train(run, 0.7)
+    train(run, 0.6)
+    assert kept.exists()
+    (again,) = run.propose(1)
+    assert again.numbers == (1,)
+    assert kept.exists()
+    run.record(again, report(again, 2))
+    assert not kept.exists()
+
+
+def test_a_trial_that_was_running_when_its_driver_died_keeps_what_was_decided(tmp_path: Path) -> None:
+    halving = make_scheduler(Fidelity(), OBJECTIVES, epochs=4)
+    first = Runner(
+        open_study(tmp_path), space=SPACE, searcher=ranks(1), seed=1, n_trials=1, epochs=4, scheduler=halving
+    )
+    (job,) = first.propose(1)
+    first.record(job, report(job, 1, accuracy=0.7))
+    second = Runner(
+        open_study(tmp_path), space=SPACE, searcher=ranks(1), seed=1, n_trials=1, epochs=4, scheduler=halving
+    )
+    (again,) = second.propose(1)
+    assert len(second.history().trials[0].measurements) == 1
+    assert not second.history().trials[0].resumed
+    assert second.record(again, report(again, 1, accuracy=0.7))
+    assert second.record(again, report(again, 2, accuracy=0.7))
+    assert [row.epoch for row in second.history().trials[0].measurements] == [1, 2]
+
+
+def test_without_rungs_a_trial_that_is_run_again_begins_again(tmp_path: Path) -> None:
+    run = runner(tmp_path)
+    (job,) = run.propose(1)
+    run.record(job, report(job, 1))
+    (again,) = runner(tmp_path).propose(1)
+    assert again.job.checkpoints == ()
+    assert open_study(tmp_path).history().trials[0].measurements == ()
+
+
+def test_a_paused_trial_waits_in_optuna_and_is_counted_as_pruned(tmp_path: Path) -> None:
+    run = rungs(tmp_path, 1, 2, 3, 4)
+    finish(run, run.propose(1)[0], accuracy=0.9)
+    train(run, 0.8)
+    study = open_study(tmp_path)
+    assert [row.state.name for row in study._frozen()] == ["COMPLETE", "WAITING"]
+    (summary,) = study.storage.studies()
+    assert (summary.trials[TrialState.COMPLETED], summary.trials[TrialState.PRUNED]) == (1, 1)
