@@ -14,9 +14,10 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -90,18 +91,15 @@ def without(lever: str | None) -> Iterator[None]:
         yield
 
 
-def timed(trainer: Trainer, work: TrainJob, *, repeats: int, lever: str | None = None) -> tuple[float, float]:
-    """Shortest wall-clock and processor seconds of some runs; what is kept for all trials is dropped before each."""
-    best = (float("inf"), float("inf"))
-    for _ in range(repeats):
-        trainer._prefix = None
-        began, cpu = time.perf_counter(), time.process_time()
-        with without(lever):
-            losses(trainer, work)
-        if trainer._device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, (time.perf_counter() - began, time.process_time() - cpu))
-    return best
+def once(trainer: Trainer, work: TrainJob, lever: str | None) -> tuple[float, float]:
+    """Wall-clock and processor seconds of a run; what is kept for all trials is dropped before it."""
+    trainer._prefix = None
+    began, cpu = time.perf_counter(), time.process_time()
+    with without(lever):
+        losses(trainer, work)
+    if trainer._device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began, time.process_time() - cpu
 
 
 def _process(
@@ -118,7 +116,7 @@ def _process(
     barrier.wait()
 
 
-def beside(arguments: tuple[Any, ...], configs: Sequence[Configuration], n: int, *, epochs: int) -> float:
+def beside(arguments: tuple[Any, ...], configs: Sequence[Configuration], n: int, *, epochs: int) -> tuple[float, None]:
     """Wall-clock seconds of `n` processes that train a share each on one device."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(n + 1)
@@ -135,7 +133,7 @@ def beside(arguments: tuple[Any, ...], configs: Sequence[Configuration], n: int,
     seconds = time.perf_counter() - began
     for worker in workers:
         worker.join()
-    return seconds
+    return seconds, None
 
 
 def make_trainer(model: str, task: TaskSpec, settings: TrainingSettings, device: str) -> Trainer:
@@ -174,45 +172,64 @@ def compared(trainer: Trainer, n: int, lowest: int, options: argparse.Namespace)
     return worst
 
 
-def measured(trainer: Trainer, arguments: tuple[Any, ...], lowest: int, options: argparse.Namespace) -> list[Any]:
-    """Rows of one set of layers: every side, then every lever off at the largest pack."""
-    rows: list[dict[str, Any]] = []
-    most = max(options.slots)
-    configs, epochs = configurations(trainer.shape, most, lowest=lowest), options.epochs
-    alone = timed(trainer, job(configs, at_once=1, epochs=epochs), repeats=options.repeats)
-    per_trial, per_trial_cpu = alone[0] / most, alone[1] / most
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One way to train the configurations."""
 
-    def row(side: str, slots: int, seconds: float, cpu: float | None, n: int, lever: str | None = None) -> None:
-        rows.append(
-            {
-                "side": side,
-                "slots": slots,
-                "lever_off": lever,
-                "lowest_layer": lowest,
-                "seconds_per_trial": round(seconds / n, 4),
-                "trials_per_hour": round(3600 * n / seconds, 1),
-                "faster_than_one_by_one": round(per_trial * n / seconds, 3),
-                "faster_by_cpu": None if cpu is None else round(per_trial_cpu * n / cpu, 3),
-                "load": round(os.getloadavg()[0], 2),
-            }
-        )
-        shown = f"{rows[-1]['faster_than_one_by_one']:6.2f}x   {rows[-1]['seconds_per_trial']:8.2f} s a trial"
-        print(f"layers from {lowest}: {side:12} {slots:3} {('no ' + lever) if lever else '':10} {shown}", flush=True)
+    name: str
+    slots: int
+    lever: str | None = None
+    run: Callable[[], tuple[float, float | None]]
+    """Wall-clock and processor seconds."""
 
-    row("one by one", 1, *alone, most)
-    for slots in options.slots:
-        chosen = configs[: max(slots, most // slots * slots)]
-        found = timed(trainer, job(chosen, at_once=max(2, slots), epochs=epochs), repeats=options.repeats)
-        row("packed", slots, *found, len(chosen)) if slots > 1 else None
-    for lever in LEVERS if options.levers else ():
-        off = trainer if lever != "prefix" else _without_prefix(trainer, arguments)
-        found = timed(off, job(configs, at_once=most, epochs=epochs), repeats=options.repeats, lever=lever)
-        row("packed", most, *found, most, lever)
+
+def sides_of(trainer: Trainer, arguments: tuple[Any, ...], lowest: int, options: argparse.Namespace) -> list[Side]:
+    """One by one, packs, packs without a lever each, processes; all train the same configurations."""
+    most, epochs = max(options.slots), options.epochs
+    configs = configurations(trainer.shape, most, lowest=lowest)
+    bare = _without_prefix(trainer, arguments)
+
+    def side(name: str, slots: int, lever: str | None = None) -> Side:
+        work, own = job(configs, at_once=slots, epochs=epochs), bare if lever == "prefix" else trainer
+        return Side(name=name, slots=slots, lever=lever, run=partial(once, own, work, lever))
+
+    sides = [side("one by one", 1), *(side("packed", slots) for slots in options.slots if slots > 1)]
     if options.levers:
-        found = timed(_without_prefix(trainer, arguments), job(configs, at_once=1, epochs=epochs), repeats=1)
-        row("one by one", 1, *found, most, "prefix")
-    for n in options.processes:
-        row(f"{n} processes", n, beside(arguments, configs, n, epochs=epochs), None, most)
+        sides += [*(side("packed", most, lever) for lever in LEVERS), side("one by one", 1, "prefix")]
+    return sides + [
+        Side(name=f"{n} processes", slots=n, run=partial(beside, arguments, configs, n, epochs=epochs))
+        for n in options.processes
+    ]
+
+
+def measured(trainer: Trainer, arguments: tuple[Any, ...], lowest: int, options: argparse.Namespace) -> list[Any]:
+    """A row a side: the shortest times of some rounds, in which the sides take turns."""
+    sides, n = sides_of(trainer, arguments, lowest, options), max(options.slots)
+    found: dict[int, list[tuple[float, float | None]]] = {}
+    for turn in range(options.repeats):
+        for step in range(len(sides)):
+            index = (step + turn * len(sides) // options.repeats) % len(sides)
+            found.setdefault(index, []).append(sides[index].run())
+    wall = [min(seconds for seconds, _ in found[index]) for index in range(len(sides))]
+    cpu = [min((own for _, own in found[index] if own is not None), default=None) for index in range(len(sides))]
+    rows: list[dict[str, Any]] = []
+    for side, seconds, own in zip(sides, wall, cpu, strict=True):
+        by_cpu = None if own is None or cpu[0] is None else round(cpu[0] / own, 3)
+        row = {
+            "side": side.name,
+            "slots": side.slots,
+            "lever_off": side.lever,
+            "lowest_layer": lowest,
+            "seconds_per_trial": round(seconds / n, 4),
+            "trials_per_hour": round(3600 * n / seconds, 1),
+            "faster_than_one_by_one": round(wall[0] / seconds, 3),
+            "faster_by_cpu": by_cpu,
+            "load": round(os.getloadavg()[0], 2),
+        }
+        rows.append(row)
+        shown = f"{row['faster_than_one_by_one']:6.2f}x   {by_cpu or 0:6.2f}x by processor"
+        lever = f"no {side.lever}" if side.lever else ""
+        print(f"layers from {lowest}: {side.name:12} {side.slots:3} {lever:11} {shown}", flush=True)
     return rows
 
 
@@ -278,7 +295,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--mean-tokens", type=int, default=48, help="of made-up rows")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=2, help="rounds, in which the sides take turns")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--no-levers", dest="levers", action="store_false")
     parser.add_argument("--tiny", action="store_true", help="a small model and few rows, to try the script")
