@@ -29,8 +29,8 @@ def _all_is_none(value: object) -> object:
     return None if value == "all" else value
 
 
-AutoInt = Annotated[int | None, BeforeValidator(_auto_is_none), Field(gt=0)]
-AutoFloat = Annotated[float | None, BeforeValidator(_auto_is_none), Field(gt=0.0)]
+AutoInt = Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(_auto_is_none)]
+AutoFloat = Annotated[Annotated[float, Field(gt=0.0)] | None, BeforeValidator(_auto_is_none)]
 
 
 class _Section(BaseModel):
@@ -131,7 +131,7 @@ class ResourcesSection(_Section):
     executor: Literal["ray", "local"] = "ray"
     max_jobs: AutoInt = None
     cpus_per_job: PositiveInt = 1
-    gpus_per_job: Annotated[float | None, BeforeValidator(_auto_is_none), Field(ge=0.0)] = None
+    gpus_per_job: Annotated[Annotated[float, Field(ge=0.0)] | None, BeforeValidator(_auto_is_none)] = None
     memory_per_job: PositiveInt | str | None = None
     memory_confidence: Fraction = 0.95
     prefix_cache: Annotated[int, Field(ge=0)] | str = 1 << 30

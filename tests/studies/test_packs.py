@@ -16,11 +16,13 @@ from autopeft.studies.drive import drive
 from autopeft.studies.events import StopReason
 from autopeft.studies.executor import Assignment, Resources, WorkerLost
 from autopeft.studies.flights import Book, InFlight
+from autopeft.studies.load import spec_from_mapping
 from autopeft.studies.packs import Bundle, Mailbox, at_once
 from autopeft.studies.runner import Runner
 from autopeft.studies.signals import StopRequest
 from autopeft.studies.storage import StoredStudy
 from autopeft.trainers.job import Report, TrainJob
+from tests.studies.projects import study_data
 from tests.studies.support import FreshDraws, PackTrainer, open_study, plan, small_space, worker
 
 BASE = 4.0 * small_space().shape.base_parameters
@@ -171,3 +173,10 @@ def test_a_study_that_is_resumed_in_packs_is_finished(tmp_path: Path) -> None:
     more = plan(n_trials=11, trainer=PackTrainer)
     assert drive(study, more, Resources(executor="local", trials_per_job=4)) is StopReason.BUDGET
     assert len(study.history().completed) == 11
+
+
+def test_what_the_study_file_leaves_to_the_device_is_called_auto() -> None:
+    names = ("trials_per_job", "max_jobs", "gpus_per_job", "trial_deadline_seconds")
+    spec = spec_from_mapping(study_data(resources=dict.fromkeys(names, "auto")))
+    assert [getattr(spec.resources, name) for name in names] == [None] * 4
+    assert spec_from_mapping(study_data(resources={"trials_per_job": 6})).resources.trials_per_job == 6
