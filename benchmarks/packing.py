@@ -82,7 +82,7 @@ def losses(trainer: Trainer, work: TrainJob) -> list[float]:
 @contextmanager
 def without(lever: str | None) -> Iterator[None]:
     """The packed engine with one of its levers off."""
-    cells: dict[str, object] = {}
+    cells: dict[str, Any] = {}
     if lever == "passes":
         cells["MOST_CELLS"] = MappingProxyType({"cpu": 0, "cuda": 0})
     if lever == "lengths":
@@ -108,7 +108,8 @@ def _process(
     """One of several processes: loads, waits for the others, trains its share one by one, waits again."""
     torch.set_num_threads(threads)
     trainer = make_trainer(*arguments)
-    trainer.tokens("train"), trainer.tokens("validation"), trainer.loaded
+    for split in ("train", "validation"):
+        trainer.tokens(split)
     barrier.wait()
     losses(trainer, job(configs, at_once=1, epochs=epochs))
     if trainer._device.type == "cuda":

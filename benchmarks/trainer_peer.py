@@ -5,7 +5,7 @@ in a list, nothing is saved or reported, no progress bar is drawn.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
@@ -75,8 +76,17 @@ def tokenized(splits: Splits, recipe: Recipe, *, padded: bool) -> Rows:
     )
 
 
-def train(recipe: Recipe, rows: Rows, *, seed: int, folder: str, grouped: bool, bf16: bool) -> float:
-    """Accuracy on the validation rows after the last epoch."""
+def train(
+    recipe: Recipe,
+    rows: Rows,
+    *,
+    seed: int,
+    folder: str,
+    grouped: bool,
+    bf16: bool,
+    told: Callable[[float], None] | None = None,
+) -> float:
+    """Accuracy on the validation rows after the last epoch; `told` hears that of every epoch."""
     set_seed(seed)
     model = adapted_model(recipe, rows)
     steps = recipe.epochs * math.ceil(len(rows.train) / recipe.batch_size)
@@ -106,8 +116,20 @@ def train(recipe: Recipe, rows: Rows, *, seed: int, folder: str, grouped: bool, 
         compute_metrics=_accuracy,
     )
     trainer.remove_callback(PrinterCallback)
+    if told is not None:
+        trainer.add_callback(_Telling(told))
     trainer.train()
     return float([row["eval_accuracy"] for row in trainer.state.log_history if "eval_accuracy" in row][-1])
+
+
+class _Telling(TrainerCallback):
+    """Hands on the accuracy of every evaluation."""
+
+    def __init__(self, told: Callable[[float], None]) -> None:
+        self._told = told
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._told(float(kwargs["metrics"]["eval_accuracy"]))
 
 
 def adapted_model(recipe: Recipe, rows: Rows) -> PeftModel:
@@ -117,7 +139,7 @@ def adapted_model(recipe: Recipe, rows: Rows) -> PeftModel:
     lora = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=recipe.rank,
-        lora_alpha=recipe.alpha,
+        lora_alpha=int(recipe.alpha),
         lora_dropout=recipe.dropout,
         target_modules=list(recipe.targets),
     )
