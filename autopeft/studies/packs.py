@@ -11,7 +11,7 @@ from autopeft.trainers.job import AbstractSlots, Report, TrainJob
 
 MOST_AT_ONCE: Final[Mapping[str, int]] = {"cuda": 16, "cpu": 1}
 """Slots of a pack where the study file leaves it open; memory may allow fewer. On a CPU the base's products are busy
-with one trial, and a pack of them is no faster (`benchmarks/packing.py`)."""
+with one trial, and a pack is not clearly faster (`benchmarks/results/packing.jsonl`)."""
 Tell = Callable[[Assignment, Report | WorkerLost], bool]
 
 
