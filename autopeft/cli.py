@@ -282,6 +282,9 @@ def estimate(
     task: Annotated[
         str | None, typer.Option("--task", help="Task kind; default causal-lm, seq2seq or text-classification.")
     ] = None,
+    trials_per_job: Annotated[
+        int, typer.Option("--trials-per-job", min=1, help="Such trials that train at once on one base.")
+    ] = 1,
     device: Annotated[
         str, typer.Option("--device", help="cuda: all that is allocated; cpu: as a trial is measured there.")
     ] = "cuda",
@@ -302,6 +305,7 @@ def estimate(
         attention=attention,
         checkpointing=checkpointing,
         task=task,
+        trials_per_job=trials_per_job,
         device=device,
     )
     run(model, config, conditions, fit=fit, as_json=as_json)

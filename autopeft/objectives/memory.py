@@ -42,6 +42,14 @@ class MemoryBreakdown:
         """The part of `total` that a measurement of the peak contains."""
         return self.total - self.context
 
+    def packed(self, trials: int) -> "MemoryBreakdown":
+        """Of so many such trials that train at once on one base: weights and context once, all else for each.
+
+        An upper bound: their passes need not all be in flight at once. Further copies of the task head are left out.
+        """
+        own = {part: trials * n_bytes for part, n_bytes in asdict(self).items()}
+        return MemoryBreakdown(**own | {"weights": self.weights, "context": self.context})
+
     def to_json(self) -> dict[str, int]:
         return {"total": self.total} | asdict(self)
 

@@ -43,6 +43,8 @@ class Conditions:
     checkpointing: bool = False
     task: str | None = None
     """A task kind; None takes language modelling for a decoder, classification in two classes for an encoder."""
+    trials_per_job: int = 1
+    """Such trials that train at once on one base."""
     device: str = "cuda"
     """`cuda`: everything that is alive at the peak, and the driver's context. `cpu`: as a trial is measured there."""
 
@@ -119,7 +121,11 @@ def estimate(
     foreign = "peft_type" in written
     count = _counted_foreign(written, shape) if foreign else _counted(written, shape)
     counted(count)
-    price = (_foreign if foreign else _own)(written, spec, shape, conditions)
+    alone = (_foreign if foreign else _own)(written, spec, shape, conditions)
+
+    def price(rows: int | None) -> MemoryBreakdown:
+        return alone(rows).packed(conditions.trials_per_job)
+
     return Estimate(
         parameters=count.parameters,
         base_parameters=count.base_parameters,

@@ -52,6 +52,19 @@ def test_a_longer_batch_and_a_wider_dtype_cost_more(model: Path, tmp_path: Path)
     assert total(attention="eager", sequence_length=64) > total(attention="sdpa", sequence_length=64)
 
 
+def test_trials_on_one_base_share_its_weights_and_nothing_else(model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "configuration.json"
+    file.write_text(json.dumps({"lora": {"rank": 4}}))
+    one, three = (
+        estimate(str(model), file, Conditions(batch_size=8, sequence_length=16, trials_per_job=count))
+        for count in (1, 3)
+    )
+    own, all_three = one.memory, three.memory
+    assert (all_three.weights, all_three.context) == (own.weights, own.context)
+    assert all_three.total - own.total == 2 * (own.total - own.weights - own.context)
+    assert three.parameters == one.parameters, "of one of them"
+
+
 def test_an_unknown_dtype_is_named(model: Path, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="--device: got 'tpu'; allowed: cuda, cpu"):
         estimate(str(model), tmp_path / "a.yaml", Conditions(device="tpu"))
