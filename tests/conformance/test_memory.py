@@ -34,16 +34,17 @@ def on(method: str, shape: ModelShape, layers: tuple[int, ...]) -> Configuration
 
 
 LAYERS = {"low": (0, 2), "top": (2,)}
+SLOW = {("top", "llama"), ("top", "vit"), ("low", "vit")}
 PEAKS = [
     pytest.param(case, method, layers, id=f"{place}-{'-'.join(case)}-{method}", marks=marks)
     for place, layers in LAYERS.items()
     for case in CASES
-    for marks in ((pytest.mark.slow,) if place == "top" and case[0] != "bert" else (),)
+    for marks in ((pytest.mark.slow,) if (place, case[0]) in SLOW else (),)
     for method in sorted(METHODS)
     if not (METHODS[method].at_input and case[0] in IMAGE_MODELS)
 ]
 """What changes the embeddings of tokens is refused where there are none. That layers below the lowest adapted one cost
-nothing is seen on one model here, and on all models in the last test."""
+nothing is seen on one model here, and on all models in the last test; the rest is for `make test-slow`."""
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(case))
