@@ -8,7 +8,7 @@ import autopeft.search
 
 if TYPE_CHECKING:
     from autopeft.errors import AutoPeftError
-    from autopeft.studies.library import export_studies, import_studies
+    from autopeft.studies.exchange import export_studies, import_studies
     from autopeft.studies.loading import load
     from autopeft.studies.session import search
     from autopeft.studies.study import Study
@@ -32,8 +32,8 @@ __all__ = [
 _HOMES = {
     "AutoPeftError": "autopeft.errors",
     "Study": "autopeft.studies.study",
-    "export_studies": "autopeft.studies.library",
-    "import_studies": "autopeft.studies.library",
+    "export_studies": "autopeft.studies.exchange",
+    "import_studies": "autopeft.studies.exchange",
     "load": "autopeft.studies.loading",
     "train": "autopeft.studies.train",
     "transfer": "autopeft.studies.transfer",

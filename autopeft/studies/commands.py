@@ -170,7 +170,7 @@ def studies(
     names: Sequence[str], *, export: bool, out: Path | None, import_: Path | None, storage: str, as_json: bool
 ) -> None:
     """List the studies of a storage, write some into a file, or take in those of a file."""
-    from autopeft.studies.library import export_studies, import_studies
+    from autopeft.studies.exchange import export_studies, import_studies
 
     _check_studies_options(names, export=export, out=out, import_=import_)
     if import_ is not None:

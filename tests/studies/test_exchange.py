@@ -13,9 +13,9 @@ import pytest
 from autopeft.errors import StorageError
 from autopeft.search.trial import Failure, FailureKind, TrialState
 from autopeft.spaces.space import SearchSpace
-from autopeft.studies import library
+from autopeft.studies import exchange
 from autopeft.studies.definition import StudyDefinition
-from autopeft.studies.library import export_studies, import_studies
+from autopeft.studies.exchange import export_studies, import_studies
 from autopeft.studies.load import spec_from_mapping
 from autopeft.studies.lock import StudyLock
 from autopeft.studies.portable import VERSION, PortableStudy, read_studies, write_studies
@@ -224,7 +224,7 @@ def test_an_import_that_breaks_off_leaves_the_storage_as_it_was(
     def broken(*_: object, **__: object) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(library, "publish_studies", broken)
+    monkeypatch.setattr(exchange, "publish_studies", broken)
     with pytest.raises(OSError, match="the disk is gone"):
         import_studies(file, storage=there)
     assert [line for line in dump(tmp_path / "new.db") if "sqlite_sequence" not in line] == before
@@ -237,7 +237,7 @@ def test_a_name_taken_while_the_file_was_read_refuses_it(
     there = f"sqlite:///{tmp_path}/new.db"
     fill(there, "rte")
     before = dump(tmp_path / "new.db")
-    monkeypatch.setattr(library, "_check_names", lambda *_: None)
+    monkeypatch.setattr(exchange, "_check_names", lambda *_: None)
     with pytest.raises(StorageError, match="one of the studies 'rte', 'rte/confirm' was made meanwhile"):
         import_studies(file, storage=there)
     assert dump(tmp_path / "new.db") == before
