@@ -6,9 +6,16 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+
+import numpy as np
+
+from autopeft.objectives.measurement import Measurement
+from autopeft.search.trial import Trial, TrialState
+from autopeft.spaces.configuration import Configuration
+from autopeft.spaces.space import SearchSpace
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(os.environ.get("AUTOPEFT_RESULTS") or ROOT / "benchmarks" / "results")
@@ -40,6 +47,36 @@ def write_rows(name: str, rows: Iterable[Mapping[str, object]]) -> Path:
         for row in rows:
             file.write(json.dumps(about | dict(row)) + "\n")
     return path
+
+
+def made_up_trial(
+    number: int, configuration: Configuration, space: SearchSpace, *, accuracy: float, memory_ratio: float = 1.0
+) -> Trial:
+    """A completed trial that nobody ran: one epoch, peak memory so many times the predicted one."""
+    predicted = space.predicted(configuration)
+    measured = Measurement(
+        epoch=1,
+        metrics={"accuracy": accuracy},
+        train_loss=1 - accuracy,
+        train_seconds=10.0,
+        evaluation_seconds=1.0,
+        tokens=1000,
+        peak_bytes=round(memory_ratio * predicted.get("memory", 0.0)),
+        parameters=space.parameters(configuration),
+    )
+    return Trial(
+        number=number,
+        configuration=configuration,
+        state=TrialState.COMPLETED,
+        measurements=(measured,),
+        predicted=predicted,
+    )
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Quantiles that stand for many values."""
+    p20, p50, p80 = np.quantile(values, [0.2, 0.5, 0.8])
+    return {"p20": float(p20), "p50": float(p50), "p80": float(p80)}
 
 
 def _has(package: str) -> bool:

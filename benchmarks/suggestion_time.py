@@ -12,13 +12,12 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from common import write_rows
+from common import made_up_trial, write_rows
 
-from autopeft.objectives.measurement import Measurement
 from autopeft.objectives.objective import resolve_objectives
 from autopeft.search.searcher import AbstractSearcher, SearchProblem
 from autopeft.search.table import SEARCHERS, make_searcher
-from autopeft.search.trial import History, Trial, TrialState
+from autopeft.search.trial import History, Trial
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.definition import SpaceDefinition
 from autopeft.spaces.model_shape import ModelShape, Role, Site
@@ -74,24 +73,7 @@ def _trial(number: int, configuration: Configuration, space: SearchSpace, rng: n
     parameters = space.parameters(configuration)
     depth = float(np.mean(configuration.adapted_layers)) / space.shape.n_layers
     accuracy = 0.5 + 0.04 * float(np.log10(1 + parameters)) + 0.1 * depth + 0.01 * float(rng.standard_normal())
-    predicted = space.predicted(configuration)
-    measurement = Measurement(
-        epoch=1,
-        metrics={"accuracy": accuracy},
-        train_loss=1 - accuracy,
-        train_seconds=10.0,
-        evaluation_seconds=1.0,
-        tokens=1000,
-        peak_bytes=round(1.05 * predicted["memory"]),
-        parameters=parameters,
-    )
-    return Trial(
-        number=number,
-        configuration=configuration,
-        state=TrialState.COMPLETED,
-        measurements=(measurement,),
-        predicted=predicted,
-    )
+    return made_up_trial(number, configuration, space, accuracy=accuracy, memory_ratio=1.05)
 
 
 def timed(searcher: AbstractSearcher, problem: SearchProblem, history: History) -> tuple[float, float]:

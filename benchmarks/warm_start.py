@@ -20,11 +20,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from common import write_rows
+from common import made_up_trial, spread, write_rows
 from suggestion_time import encoder
 
 from autopeft.objectives.hypervolume import hypervolume
-from autopeft.objectives.measurement import Measurement
 from autopeft.objectives.objective import resolve_objectives
 from autopeft.objectives.parameters import count_parameters
 from autopeft.objectives.reference import reference_point
@@ -34,7 +33,7 @@ from autopeft.search.searcher import SearchProblem
 from autopeft.search.source_model import SourceModel
 from autopeft.search.surrogate import fit, one_thread
 from autopeft.search.table import make_searcher
-from autopeft.search.trial import History, Trial, TrialState
+from autopeft.search.trial import History, Trial
 from autopeft.search.warm_start import WarmProcess, transferred, with_sources
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.definition import SpaceDefinition
@@ -107,25 +106,7 @@ def bound_space() -> SearchSpace:
 
 
 def trial(number: int, configuration: Configuration, task: Task, space: SearchSpace, *, noise: float) -> Trial:
-    predicted = space.predicted(configuration)
-    accuracy = task.metric(configuration, space) + noise
-    measured = Measurement(
-        epoch=1,
-        metrics={"accuracy": accuracy},
-        train_loss=1 - accuracy,
-        train_seconds=10.0,
-        evaluation_seconds=1.0,
-        tokens=1000,
-        peak_bytes=round(predicted["memory"]),
-        parameters=space.parameters(configuration),
-    )
-    return Trial(
-        number=number,
-        configuration=configuration,
-        state=TrialState.COMPLETED,
-        measurements=(measured,),
-        predicted=predicted,
-    )
+    return made_up_trial(number, configuration, space, accuracy=task.metric(configuration, space) + noise)
 
 
 def source(task: Task, space: SearchSpace, *, n: int, seed: int) -> PastStudy:
@@ -212,11 +193,6 @@ def reached(curve: np.ndarray, volume: float) -> int:
     """Trials after which there is `volume`; one more than there are when there never is."""
     there = np.flatnonzero(curve >= volume - 1e-12)
     return int(there[0]) + 1 if len(there) else len(curve) + 1
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    p20, p50, p80 = np.quantile(values, [0.2, 0.5, 0.8])
-    return {"p20": float(p20), "p50": float(p50), "p80": float(p80)}
 
 
 def errors(seed: int) -> dict[tuple[str, int], dict[str, float]]:

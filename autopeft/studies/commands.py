@@ -12,7 +12,7 @@ from autopeft.errors import SpecError
 from autopeft.studies.bind import bind_study
 from autopeft.studies.estimate import Conditions, Counted
 from autopeft.studies.events import Listener, StopReason, StudyEvent, TrialReported
-from autopeft.studies.layer_prior import find_layer_prior
+from autopeft.studies.layer_prior import find_layers
 from autopeft.studies.load import load_spec
 from autopeft.studies.past import find_past
 from autopeft.studies.progress import choose_mode
@@ -86,7 +86,7 @@ def check(file: Path, *, storage: str, settings: Sequence[str], as_json: bool) -
     """Validate and summarise a study file."""
     spec = load_spec(file, settings=settings)
     bound = bind_study(spec)
-    prior = find_layer_prior(spec, bound.space.shape, storage=storage)
+    prior = find_layers(spec, bound.space.shape, storage=storage)
     summary = summarise(bound, prior, past=find_past(spec, bound.space, storage=storage).studies)
     if as_json:
         print_json(summary.to_json())

@@ -1,7 +1,7 @@
-"""Layer importances that one study's trial learnt, as the layer weights with which another study begins.
+"""What a study begins with of its layers: importances that another study's trial learnt, or scores of the base model.
 
-They are looked up when a study is begun and kept with it, so that resuming asks its own storage: the source may change
-or vanish.
+They are found when a study is begun and kept with it, so that resuming asks its own storage: the source may change or
+vanish, and scores are computed once.
 """
 
 from collections.abc import Mapping
@@ -9,13 +9,15 @@ from dataclasses import dataclass
 
 from autopeft.errors import NotFoundError, SpecError
 from autopeft.search.trial import Trial
-from autopeft.spaces.layer_prior import inclusion_weights, onto_depth
+from autopeft.spaces.layer_prior import LayerScores, inclusion_weights, onto_depth
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.studies.spec import PriorSource, StudySpec
 from autopeft.studies.storage import StoredStudy, StudyStorage
 
 KEY = "layer_prior"
-"""Where a study's definition keeps it."""
+"""Where a study's definition keeps importances."""
+SCORES = "layer_scores"
+"""Where a study keeps scores; its definition has their name."""
 ENGINE = "bayesian"
 """The one engine whose first trials are a design that weights can lead."""
 _PLACE = "search.layers_from"
@@ -48,8 +50,52 @@ class LayerPrior:
         )
 
 
+def find_layers(spec: StudySpec, shape: ModelShape, *, storage: str) -> LayerPrior | LayerScores | None:
+    """What `spec` asks to know of its layers, as far as no model must be read for it.
+
+    Args:
+        spec: The study.
+        shape: Its base model.
+        storage: Where this study and its source are.
+
+    Returns:
+        None when the study asks for nothing, or for scores that it does not have yet.
+
+    Raises:
+        SpecError: As `find_layer_prior`.
+    """
+    if not isinstance(spec.search.layers_from, str):
+        return find_layer_prior(spec, shape, storage=storage)
+    _check_engine(spec)
+    try:
+        with StudyStorage.open(storage) as there:
+            known = spec.study in there.names()
+            found = stored_layers(there.study(spec.study)) if known else None
+    except NotFoundError:
+        return None
+    return found if isinstance(found, LayerScores) and found.score == spec.search.layers_from else None
+
+
+def stored_layers(study: StoredStudy) -> LayerPrior | LayerScores | None:
+    """What `study` keeps of its layers; None where it asked for nothing."""
+    scores, learnt = study.get_attr(SCORES), study.definition.space.get(KEY)
+    if isinstance(scores, Mapping):
+        return LayerScores.from_json(scores)
+    return LayerPrior.from_json(learnt) if isinstance(learnt, Mapping) else None
+
+
+def prior_words(prior: LayerPrior | LayerScores, *, n_layers: int | None = None) -> str:
+    """Where it comes from, and the most promising layers; `n_layers` are those of this study's model."""
+    likely = sorted(prior.weights, key=lambda layer: (-prior.weights[layer], layer))
+    best = f"most important first: {', '.join(map(str, likely[:6]))}{'...' if len(likely) > 6 else ''}"
+    if isinstance(prior, LayerScores):
+        return f"{prior.score} on {prior.rows} training rows; {best}"
+    depth = "" if n_layers in (None, prior.n_layers) else f", of {prior.n_layers} layers, by relative depth"
+    return f"trial {prior.trial} of {prior.study}{depth}; {best}"
+
+
 def find_layer_prior(spec: StudySpec, shape: ModelShape, *, storage: str) -> LayerPrior | None:
-    """The prior that `spec` asks for: the one that the study has already, else the one that its source gives now.
+    """The importances that `spec` asks for: those that the study has already, else those that its source gives now.
 
     Args:
         spec: The study.
@@ -63,13 +109,9 @@ def find_layer_prior(spec: StudySpec, shape: ModelShape, *, storage: str) -> Lay
         SpecError: Another engine than the one that uses it, no such study or trial, or one without importances.
     """
     source = spec.search.layers_from
-    if source is None:
+    if not isinstance(source, PriorSource):
         return None
-    if spec.search.engine != ENGINE:
-        raise SpecError(
-            f"{_PLACE}: got engine {spec.search.engine}, which has no first design to lead",
-            hint=f"use search.engine: {ENGINE}, or leave layers_from out",
-        )
+    _check_engine(spec)
     try:
         with StudyStorage.open(storage) as there:
             kept = _kept(there, spec.study, source)
@@ -78,14 +120,21 @@ def find_layer_prior(spec: StudySpec, shape: ModelShape, *, storage: str) -> Lay
         raise SpecError(f"{_PLACE}: {error.message}", hint="run the study that learns importances first") from None
 
 
+def _check_engine(spec: StudySpec) -> None:
+    if spec.search.engine != ENGINE:
+        raise SpecError(
+            f"{_PLACE}: got engine {spec.search.engine}, which has no first design to lead",
+            hint=f"use search.engine: {ENGINE}, or leave layers_from out",
+        )
+
+
 def _kept(storage: StudyStorage, name: str, source: PriorSource) -> LayerPrior | None:
     """The prior stored with the study called `name`, when it has one that `source` could mean."""
     if name not in {summary.name for summary in storage.studies()}:
         return None
-    data = storage.study(name).definition.space.get(KEY)
-    if not isinstance(data, Mapping):
+    prior = stored_layers(storage.study(name))
+    if not isinstance(prior, LayerPrior):
         return None
-    prior = LayerPrior.from_json(data)
     return prior if prior.study == source.study and source.trial in (None, prior.trial) else None
 
 

@@ -10,8 +10,10 @@ from autopeft.objectives.objective import Objective, resolve_objectives
 from autopeft.search.schedulers import Fidelity
 from autopeft.spaces.constraints import read_amount
 from autopeft.spaces.definition import SpaceDefinition
+from autopeft.spaces.layer_prior import LAYER_SCORES
+from autopeft.spaces.suggest import nearest
 from autopeft.studies.executor import Resources
-from autopeft.studies.schema import RunFile, StudyFile, shorten, validate, validate_run
+from autopeft.studies.schema import LayersFromSection, RunFile, StudyFile, shorten, validate, validate_run
 from autopeft.studies.spec import ConfirmSettings, PriorSource, RunSpec, SearchSettings, StudySpec, default_objectives
 from autopeft.studies.yaml_file import Document, Path_, Plain, parse_yaml, read_yaml
 from autopeft.trainers.job import DataSpec, ModelSpec, TaskSpec, TrainingSettings
@@ -127,12 +129,18 @@ def _task(file: StudyFile | RunFile, document: Document, folder: Path | None) ->
 def _search(file: StudyFile, document: Document, folder: Path | None) -> SearchSettings:
     section = file.search
     source = section.layers_from
-    if source is not None and source.study == file.study:
+    if isinstance(source, LayersFromSection) and source.study == file.study:
         raise SpecError(
             f"{document.place(('search', 'layers_from', 'study'))}: got {source.study!r}, which is this study",
             hint="name one that has learnt layer importances before",
         )
-    prior = None if source is None else PriorSource(study=source.study, trial=source.trial)
+    if isinstance(source, str) and source not in LAYER_SCORES:
+        raise SpecError(
+            f"{document.place(('search', 'layers_from'))}: got {shorten(source)}; scores of layers:"
+            f" {', '.join(LAYER_SCORES)}",
+            hint=nearest(source, LAYER_SCORES) or "write {study: NAME} for importances that another study learnt",
+        )
+    prior = PriorSource(**source.model_dump()) if isinstance(source, LayersFromSection) else source
     past = tuple(_file_or_name(entry, folder) for entry in section.past)
     for index, entry in enumerate(section.past):
         if entry == file.study:

@@ -1,6 +1,6 @@
 """A study as one self-contained page: its front, what was confirmed, what mattered, what was run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -9,12 +9,14 @@ import yaml
 from autopeft.objectives.front import Front
 from autopeft.search.sensitivity import Effect, Sensitivity, by_part
 from autopeft.search.trial import History, TrialState
+from autopeft.spaces.layer_prior import LayerScores
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.studies.charts import Confirmed, front_page
 from autopeft.studies.confirm_tables import confirm_rows, sentences
 from autopeft.studies.confirmation import Confirmation
 from autopeft.studies.describe import depth, human_seconds, human_value
 from autopeft.studies.insight import LayerUse, layer_use
+from autopeft.studies.layer_prior import LayerPrior, prior_words
 
 MOST_BARS = 15
 TRUSTED = 0.3
@@ -34,6 +36,8 @@ class StudyReport:
     confirmed: Confirmed
     confirmation: Confirmation | None
     sensitivity: Sensitivity | None
+    layers: LayerPrior | LayerScores | None = None
+    """What was known of layers before the first trial."""
 
 
 def report_page(report: StudyReport) -> str:
@@ -56,6 +60,7 @@ def insight_sections(report: StudyReport) -> str:
         _sensitivity_section(report.sensitivity),
         _use_section(layer_use(report.front, n_layers), n_layers, len(report.front)),
         _marginal_sections(report.sensitivity),
+        _layers_section(report.layers, report.shape.n_layers),
     ]
     return "".join(parts)
 
@@ -127,6 +132,35 @@ def _use_section(uses: Sequence[LayerUse], n_layers: int, n_points: int) -> str:
     )
     note = f"How many of the {n_points} points adapt each layer; hold the pointer over a cell for the sizes."
     return _section("Layers that the front uses", note, _grid("layer", [str(layer) for layer in range(n_layers)], rows))
+
+
+def _layers_section(prior: LayerPrior | LayerScores | None, n_layers: int) -> str:
+    """Chances of the layers in the first trials, and the scores that they come from, of layers and sites."""
+    if prior is None:
+        return ""
+    chances = [prior.weights.get(layer) for layer in range(n_layers)]
+    rows = _layer_row("chance", chances, shown=lambda value: f"{100 * value:.0f} %", top=1.0)
+    if isinstance(prior, LayerScores):
+        rows += _layer_row(prior.score, prior.layers)
+        for site in dict.fromkeys(site for row in prior.sites for site in row):
+            rows += _layer_row(site, [row.get(site) for row in prior.sites])
+    note = (
+        f"The first trials were led by {prior_words(prior, n_layers=n_layers)}. The chance is that of a layer to be"
+        " adapted in what they were chosen from; later trials follow the study's own results."
+    )
+    return _section("What was known of the layers before", note, _grid("layer", list(map(str, range(n_layers))), rows))
+
+
+def _layer_row(
+    name: str,
+    values: Sequence[float | None],
+    *,
+    shown: Callable[[float], str] = lambda value: f"{value:.3g}",
+    top: float | None = None,
+) -> str:
+    most = top or max((value for value in values if value), default=1.0)
+    cells = "".join("<td></td>" if value is None else _heat(value / most, shown(value), name) for value in values)
+    return f"<tr><td>{escape(name)}</td>{cells}</tr>"
 
 
 def _marginal_sections(found: Sensitivity | None) -> str:

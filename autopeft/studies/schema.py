@@ -7,7 +7,7 @@ what is allowed and the nearest known key.
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from autopeft.errors import SpecError
@@ -80,11 +80,21 @@ class LayersFromSection(_Section):
     trial: Annotated[int, Field(ge=0)] | None = None
 
 
+def _score_or_study(value: object) -> str:
+    """Which of the two a value is meant to be, so that errors are about that one."""
+    return "str" if isinstance(value, str) else "LayersFromSection"
+
+
+ScoreOrStudy = Annotated[
+    Annotated[str, Tag("str")] | Annotated[LayersFromSection, Tag("LayersFromSection")], Discriminator(_score_or_study)
+]
+
+
 class SearchSection(_Section):
     engine: Literal["random", "sobol", "nsga2", "tpe", "gp", "bayesian"] = "bayesian"
     trials: PositiveInt = 50
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    layers_from: LayersFromSection | None = None
+    layers_from: ScoreOrStudy | None = None
     past: list[str] = Field(default=[], alias="from")
 
 
@@ -263,7 +273,8 @@ def _severity(item: ErrorDetails, document: Document) -> tuple[int, int]:
 
 def _strip_union_tags(loc: tuple[int | str, ...]) -> Path_:
     """Pydantic puts the member of a union into the path; a user never wrote it."""
-    tags = {"str", "list[str]", "dict[str,object]", "ModelSection", "int", "float", "constrained-int"}
+    sections = ("ModelSection", "LayersFromSection")
+    tags = {"str", "list[str]", "dict[str,object]", "int", "float", "constrained-int", *sections}
     return tuple(step for step in loc if not (isinstance(step, str) and (step in tags or "[" in step or "'" in step)))
 
 
@@ -288,6 +299,10 @@ _EITHER: dict[Path_, tuple[str, str]] = {
     ("space",): (
         "the name of a preset or a mapping of methods is needed",
         'write for instance space: {lora: {rank: "choice(0, 4, 8)"}}',
+    ),
+    ("search", "layers_from"): (
+        "the name of a score or a mapping with a study is needed",
+        "write for instance layers_from: gradient_norm, or layers_from: {study: NAME}",
     ),
 }
 """What is needed where a value may be of two kinds, and the hint."""

@@ -28,7 +28,8 @@ class SearchSettings:
     engine: str = "bayesian"
     trials: int = 50
     seed: int = 0
-    layers_from: PriorSource | None = None
+    layers_from: PriorSource | str | None = None
+    """A key of `autopeft.spaces.layer_prior.LAYER_SCORES`, or where importances were learnt."""
     past: tuple[str, ...] = ()
     """Studies that it begins from (`search.from`): names in the storage, or files that were exported."""
 

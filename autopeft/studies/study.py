@@ -18,7 +18,7 @@ from autopeft.studies.artifacts import Artifacts
 from autopeft.studies.confirmation import Confirmation, confirmed_scores, read_confirmation
 from autopeft.studies.content import PLACES, content_of
 from autopeft.studies.definition import HARMLESS, StudyDefinition
-from autopeft.studies.events import Listener, StopReason
+from autopeft.studies.events import Listener, Noted, StopReason
 from autopeft.studies.executor import WorkerSpec
 from autopeft.studies.load import load_spec, override, spec_from_mapping, to_spec
 from autopeft.studies.signals import StopRequest
@@ -157,7 +157,12 @@ class Study:
 
         spec = self.spec
         space = (bound or bind_study(spec)).space
-        beginning = Beginning.of(spec, space, storage=self.storage)
+
+        def say(message: str) -> None:
+            for listener in listeners:
+                listener(Noted(message=message))
+
+        beginning = Beginning.of(spec, space, storage=self.storage, say=None if given else say)
         problem = beginning.problem(spec, space)
         plan = Plan(
             space=space,
@@ -229,10 +234,12 @@ class Study:
             NotFoundError: The study has not run yet.
         """
         from autopeft.studies.insight import study_sensitivity
+        from autopeft.studies.layer_prior import stored_layers
         from autopeft.studies.report import StudyReport
 
         with StudyStorage.open(self.storage) as storage:
-            definition = storage.study(self.name).definition
+            stored = storage.study(self.name)
+            definition, layers = stored.definition, stored_layers(stored)
         front, spec = self.front(), self.spec
         return StudyReport(
             study=self.name,
@@ -242,6 +249,7 @@ class Study:
             spec=spec.to_mapping(),
             confirmed=front.confirmed,
             confirmation=self.confirmation(),
+            layers=layers,
             sensitivity=study_sensitivity(definition, front.history, metric=spec.task.metric, seed=spec.search.seed),
         )
 

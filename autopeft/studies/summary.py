@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from autopeft.spaces.configuration import Configuration
+from autopeft.spaces.layer_prior import LayerScores
 from autopeft.spaces.space import SearchSpace
 from autopeft.studies.bind import BoundStudy
 from autopeft.studies.layer_prior import LayerPrior
@@ -15,7 +16,9 @@ N_SAMPLES = 256
 """Configurations looked at for the predicted ranges."""
 
 
-def summarise(bound: BoundStudy, prior: LayerPrior | None = None, *, past: Sequence[CarriedStudy] = ()) -> CheckSummary:
+def summarise(
+    bound: BoundStudy, prior: LayerPrior | LayerScores | None = None, *, past: Sequence[CarriedStudy] = ()
+) -> CheckSummary:
     """Size and predicted ranges of a bound study, and what it begins from."""
     spec, space = bound.spec, bound.space
     size = space.size()
@@ -37,6 +40,7 @@ def summarise(bound: BoundStudy, prior: LayerPrior | None = None, *, past: Seque
         fidelity=spec.fidelity,
         rules=size.rules,
         layer_prior=prior,
+        layer_score=spec.search.layers_from if isinstance(spec.search.layers_from, str) else None,
         past=tuple(past),
     )
 

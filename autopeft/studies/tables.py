@@ -15,11 +15,12 @@ from autopeft.objectives.objective import Direction, Objective
 from autopeft.search.schedulers import Fidelity
 from autopeft.search.successive_halving import rungs_of
 from autopeft.search.trial import History, Trial, TrialState
+from autopeft.spaces.layer_prior import LayerScores
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.studies.charts import Confirmed, counts_line, knee_number, point_of
 from autopeft.studies.describe import describe, human_bytes, human_seconds, human_value, number
 from autopeft.studies.described_rows import DescribedRows, Row, plain_table
-from autopeft.studies.layer_prior import LayerPrior
+from autopeft.studies.layer_prior import LayerPrior, prior_words
 from autopeft.studies.past import CarriedStudy
 
 STATE_STYLES = {
@@ -56,8 +57,10 @@ class CheckSummary:
     """When trials are stopped early; None trains all to their last epoch."""
     rules: tuple[str, ...] = ()
     """Rules between dimensions that may refuse some of the counted configurations."""
-    layer_prior: LayerPrior | None = None
-    """Importances of another study that lead the first trials."""
+    layer_prior: LayerPrior | LayerScores | None = None
+    """Importances of another study, or scores of the base model, that lead the first trials."""
+    layer_score: str | None = None
+    """The score that is asked for; `layer_prior` is None while it is not computed."""
     past: tuple[CarriedStudy, ...] = ()
     """Studies that the search begins from."""
 
@@ -79,6 +82,7 @@ class CheckSummary:
             "fidelity": None if self.fidelity is None else asdict(self.fidelity),
             "rules": list(self.rules),
             "layer_prior": None if self.layer_prior is None else self.layer_prior.to_json(),
+            "layer_score": self.layer_score,
             "from": [study.to_json() for study in self.past],
         }
 
@@ -256,8 +260,8 @@ def _facts(summary: CheckSummary) -> list[tuple[str, str]]:
         rows.insert(3, ("training", _budget(summary)))
     if summary.rules:
         rows.insert(-1, ("rules", f"{', '.join(summary.rules)} (what breaks one is counted, never proposed)"))
-    if summary.layer_prior is not None:
-        rows.insert(3, ("layers", _prior(summary.layer_prior, summary.n_layers)))
+    if summary.layer_prior is not None or summary.layer_score is not None:
+        rows.insert(3, ("layers", _prior(summary)))
     if summary.past:
         rows.insert(3, ("begins from", "; ".join(map(str, summary.past))))
     if summary.memory is not None:
@@ -277,11 +281,9 @@ def _budget(summary: CheckSummary) -> str:
     return f"{whole}; one in {fidelity.reduction} goes on after epoch {', '.join(map(str, rungs))}"
 
 
-def _prior(prior: LayerPrior, n_layers: int) -> str:
-    likely = sorted(prior.weights, key=lambda layer: (-prior.weights[layer], layer))
-    depth = "" if prior.n_layers == n_layers else f", of {prior.n_layers} layers, by relative depth"
-    shown = ", ".join(map(str, likely[:6])) + ("..." if len(likely) > 6 else "")
-    return f"first trials led by trial {prior.trial} of {prior.study}{depth}; most important first: {shown}"
+def _prior(summary: CheckSummary) -> str:
+    prior, later = summary.layer_prior, f"{summary.layer_score}, computed when the search begins"
+    return f"first trials led by {later if prior is None else prior_words(prior, n_layers=summary.n_layers)}"
 
 
 def _share(parameters: int, summary: CheckSummary) -> str:

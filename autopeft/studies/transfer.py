@@ -149,10 +149,9 @@ def run_warm(
     past = named_past(source, spec.search.past)
     renamed = replace(spec, study=_name(spec, source, "warm"), search=replace(spec.search, past=past))
     bound = bind_study(renamed)
-    beginning = Beginning.of(renamed, bound.space, storage=storage)
     warm = Study(renamed, storage=storage)
     reason = run_session(warm, mode=mode, listeners=listeners, bound=bound)
-    history = warm.history()
+    beginning, history = Beginning.of(renamed, bound.space, storage=storage), warm.history()
     begun, share = worth(beginning.problem(renamed, bound.space), history)
     known, unknown = _compared(spec, warm.name, history, storage=storage)
     return WarmSearch(

@@ -12,10 +12,12 @@ from autopeft.errors import SpecError
 from autopeft.search.initial_design import initial_design
 from autopeft.search.searcher import SearchProblem
 from autopeft.search.trial import TrialState
+from autopeft.spaces.layer_prior import LayerScores
 from autopeft.studies.bind import bind_study
-from autopeft.studies.layer_prior import KEY, LayerPrior, find_layer_prior
+from autopeft.studies.layer_prior import KEY, LayerPrior, find_layer_prior, find_layers, stored_layers
 from autopeft.studies.load import spec_from_mapping
 from autopeft.studies.records import RunRecord, TrialRecord
+from autopeft.studies.report import report_page
 from autopeft.studies.spec import StudySpec
 from autopeft.studies.storage import StoredStudy, StudyStorage
 from autopeft.studies.study import Study
@@ -178,3 +180,70 @@ def test_a_search_learns_importances_that_the_next_search_begins_with(
     weights = LayerPrior.from_json(shown).weights
     assert tried == list(initial_design(replace(problem, layer_weights=weights))[:3])
     assert tried != list(initial_design(problem)[:3])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"search__layers_from": "gradient_nrm"},
+            r"layers_from: got 'gradient_nrm'; scores of .*did you mean 'gradient_",
+        ),
+        (
+            {"search__layers_from": "ist-rte"},
+            r"search\.layers_from: got 'ist-rte'; .*sensitivity \(write \{study: NAME\}",
+        ),
+        ({"search__layers_from": 3}, r"search\.layers_from: got 3; the name of a score or a mapping with a study"),
+        ({"search__layers_from": {}}, r"search\.layers_from\.study: missing"),
+    ],
+)
+def test_a_score_that_is_not_known_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        spec_from_mapping(study_data(**changes))
+
+
+def test_another_engine_has_no_use_for_scores(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"search\.layers_from: got engine sobol, which has no first design"):
+        find_layers(
+            spec_from_mapping(study_data(search__engine="sobol", search__layers_from="saliency")),
+            MODEL,
+            storage=url(tmp_path),
+        )
+
+
+def test_a_study_scores_its_layers_once_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_project(tmp_path)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("AUTOPEFT_CACHE", str(folder / "cache"))
+    space = {"lora": {"rank": "per_layer(choice(0, 2))", "targets": "subset(query, value)", "alpha": "real(1, 64)"}}
+    changes: dict[str, object] = {"study": "led", "space": space, "search__engine": "bayesian"}
+    changes["search__layers_from"] = "gradient_norm"
+    write_study(folder, **changes, search__trials=1)
+    run(monkeypatch, "check", "study.yaml")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "first trials led by gradient_norm, computed when the search begins" in said
+    run(monkeypatch, "search", "study.yaml")
+    noted = capsys.readouterr().err
+    assert "layers scored in" in noted
+    assert "gradient_norm on" in noted
+
+    def never(*_: object) -> None:
+        raise AssertionError("scored again")
+
+    monkeypatch.setattr("autopeft.trainers.layer_scores.score_layers", never)
+    write_study(folder, **changes, search__trials=2)
+    run(monkeypatch, "search", "study.yaml")
+    run(monkeypatch, "check", "study.yaml", "--json")
+    with StudyStorage.open("sqlite:///autopeft.db") as storage:
+        scores = stored_layers(storage.study("led"))
+    assert isinstance(scores, LayerScores)
+    assert '"gradient_norm"' in capsys.readouterr().out
+    study = Study.open("led", storage="sqlite:///autopeft.db")
+    problem = SearchProblem(space=bind_study(study.spec).space, objectives=study.spec.objectives, seed=1, n_trials=2)
+    design = initial_design(replace(problem, layer_weights=scores.weights))[:2]
+    assert [trial.configuration for trial in study.history()] == list(design)
+    page = report_page(study.report())
+    assert "What was known of the layers before" in page
+    assert "attention.self.query" in page
