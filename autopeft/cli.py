@@ -294,8 +294,8 @@ def estimate(
     as_json: Json = False,
 ) -> None:
     """Exact trainable parameters and predicted peak memory, without weights or a GPU."""
-    from autopeft.studies.commands import estimate as run
     from autopeft.studies.estimate import Conditions
+    from autopeft.studies.estimate_command import estimate as run
 
     conditions = Conditions(
         batch_size=batch_size,

@@ -1,6 +1,5 @@
 """What each verb of the command line does, after parsing: call the study, print tables or JSON."""
 
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from autopeft.errors import SpecError
 from autopeft.studies.bind import bind_study
-from autopeft.studies.estimate import Conditions, Counted
 from autopeft.studies.events import Listener, StopReason, StudyEvent, TrialReported
 from autopeft.studies.layer_prior import find_layers
 from autopeft.studies.load import load_spec
@@ -21,16 +19,14 @@ from autopeft.studies.study import Study
 from autopeft.studies.summary import summarise
 from autopeft.studies.tables import (
     check_table,
-    count_lines,
-    estimate_table,
     front_table,
     method_table,
     methods_table,
-    print_table,
     studies_table,
     trials_json,
     trials_table,
 )
+from autopeft.studies.terminal import print_json, print_table
 
 if TYPE_CHECKING:
     from autopeft.studies.handover import Export
@@ -299,21 +295,6 @@ def methods(name: str | None, *, as_json: bool) -> None:
         print_table(method_table(method_row(name)))
 
 
-def estimate(model: str, file: Path, conditions: Conditions, *, fit: str | None, as_json: bool) -> None:
-    """Say what a configuration costs."""
-    from autopeft.studies.estimate import estimate as cost
-
-    if as_json:
-        print_json(cost(model, file, conditions, fit=fit).to_json())
-        return
-
-    def say(count: Counted) -> None:
-        print_table(count_lines(count.parameters, count.base_parameters, count.described))
-        sys.stdout.flush()
-
-    print_table(estimate_table(cost(model, file, conditions, fit=fit, counted=say).to_json()))
-
-
 def sync(name: str, *, register: Sequence[str], storage: str, as_json: bool) -> None:
     """Mirror to MLflow what is not there yet; put the points asked for into its model registry."""
     from autopeft.studies.sync import open_tracked, register_point, sync_study
@@ -349,8 +330,3 @@ def ui(name: str | None, *, storage: str, port: int, open_browser: bool) -> None
             running.wait()
     except KeyboardInterrupt:
         print(file=sys.stderr)
-
-
-def print_json(data: object) -> None:
-    """One JSON document on stdout."""
-    print(json.dumps(data, indent=2))

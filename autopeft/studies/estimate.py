@@ -18,7 +18,7 @@ from autopeft.spaces.training import OPTIMIZERS
 from autopeft.spaces.virtual_tokens import virtual_tokens
 from autopeft.studies.capacity import CONTEXT_BYTES
 from autopeft.studies.describe import describe
-from autopeft.studies.load import resolve_path
+from autopeft.studies.paths import resolve_path
 from autopeft.studies.yaml_file import read_yaml
 from autopeft.trainers.job import ModelSpec
 
@@ -95,6 +95,7 @@ def estimate(
     *,
     fit: str | None = None,
     counted: Callable[[Counted], None] = lambda count: None,
+    prepare: Callable[[], None] = lambda: None,
 ) -> Estimate:
     """What the configuration in `file` costs on `model`; reads the model's `config.json` only.
 
@@ -105,14 +106,16 @@ def estimate(
         conditions: How it is trained.
         fit: Memory of a device, such as `24GiB`: also find the largest batch whose peak fits, with a margin.
         counted: Told the count before the memory is predicted, which takes longer.
+        prepare: Called once the options are known to be right, before anything heavy is imported.
 
     Raises:
         InputError: A file, model or setting that is not usable.
     """
-    from autopeft.trainers.model import read_shape
-
     _check(conditions)
     capacity = None if fit is None else read_amount(fit, place="--fit")
+    prepare()
+    from autopeft.trainers.model import read_shape
+
     spec = ModelSpec(name=resolve_path(model, folder=None), dtype=conditions.dtype, attention=conditions.attention)
     shape = read_shape(spec)
     spec = replace(spec, dtype=shape.dtype, attention=shape.attention)

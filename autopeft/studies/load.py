@@ -13,6 +13,7 @@ from autopeft.spaces.definition import SpaceDefinition
 from autopeft.spaces.layer_prior import LAYER_SCORES
 from autopeft.spaces.suggest import nearest
 from autopeft.studies.executor import Resources
+from autopeft.studies.paths import resolve_path
 from autopeft.studies.schema import LayersFromSection, RunFile, StudyFile, shorten, validate, validate_run
 from autopeft.studies.spec import ConfirmSettings, PriorSource, RunSpec, SearchSettings, StudySpec, default_objectives
 from autopeft.studies.yaml_file import Document, Path_, Plain, parse_yaml, read_yaml
@@ -209,14 +210,6 @@ def _file_or_name(entry: str, folder: Path | None) -> str:
     """`entry` as an absolute path where it is a file; a folder may be called like a study."""
     path = resolve_path(entry, folder=folder)
     return path if Path(path).is_file() else entry
-
-
-def resolve_path(name: str, *, folder: Path | None) -> str:
-    """`name` as an absolute path where it is a file or folder beside the study file or in the working folder."""
-    for base in (folder, Path.cwd()):
-        if base is not None and (base / name).exists():
-            return str((base / name).resolve())
-    return name
 
 
 def override(document: Document, settings: Sequence[str]) -> Document:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +22,7 @@ from autopeft.studies.describe import describe, human_bytes, human_seconds, huma
 from autopeft.studies.described_rows import DescribedRows, Row, plain_table
 from autopeft.studies.layer_prior import LayerPrior, prior_words
 from autopeft.studies.past import CarriedStudy
+from autopeft.studies.terminal import percentage
 
 STATE_STYLES = {
     TrialState.COMPLETED: "green",
@@ -85,11 +86,6 @@ class CheckSummary:
             "layer_score": self.layer_score,
             "from": [study.to_json() for study in self.past],
         }
-
-
-def print_table(renderable: RenderableType, *, width: int | None = None) -> None:
-    """Print to stdout; colour only on a terminal without `NO_COLOR`, `width` columns wide (the terminal's)."""
-    Console(width=width, highlight=False).print(renderable)
 
 
 def front_table(
@@ -332,31 +328,6 @@ def _rates(row: Mapping[str, object]) -> str:
     return f"learning_rate: auto is log({number(rates['low'])}, {number(rates['high'])})  ({source})"
 
 
-def count_lines(parameters: int, base: int, described: str) -> RenderableType:
-    """How many numbers a configuration trains."""
-    share = f"{parameters:,} trainable parameters, {percentage(parameters, base)} of {base:,}"
-    return Group(Text(described, style="bold"), Text(share))
-
-
-def estimate_table(estimate: Mapping[str, object]) -> RenderableType:
-    """The memory that training a configuration takes, part by part."""
-    memory = estimate["memory"]
-    assert isinstance(memory, Mapping)
-    table = plain_table()
-    table.add_column("memory", no_wrap=True)
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column("", ratio=1)
-    for part, n_bytes in memory.items():
-        table.add_row(Text(part), Text(human_bytes(n_bytes)), "", style="bold" if part == "total" else "")
-    rows: list[RenderableType] = [Text(""), table]
-    fit = estimate.get("fit")
-    if isinstance(fit, Mapping):
-        rows.append(
-            Text(f"largest batch within {human_bytes(fit['capacity'])}: {fit['batch_size']} rows", style="bold")
-        )
-    return Group(*rows)
-
-
 def front_json(
     front: Front, history: History, *, study: str, confirmed: Confirmed = MappingProxyType({})
 ) -> dict[str, object]:
@@ -392,9 +363,3 @@ def _trial_json(trial: Trial, objectives: Sequence[Objective]) -> dict[str, obje
         "configuration": trial.configuration.to_json(),
         "epochs": [measurement.to_json() for measurement in trial.measurements],
     }
-
-
-def percentage(part: int, whole: int) -> str:
-    """A share of `whole` in percent, two digits of it or all before the point."""
-    share = 100 * part / whole
-    return f"{share:.0f} %" if share >= 99.5 else f"{share:.2g} %"

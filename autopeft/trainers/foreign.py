@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
+import torch.distributed.tensor  # peft takes it to be loaded
 from peft import PeftConfig, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn

@@ -13,12 +13,11 @@ from autopeft.studies.tables import (
     check_table,
     front_json,
     front_table,
-    percentage,
-    print_table,
     studies_table,
     trials_json,
     trials_table,
 )
+from autopeft.studies.terminal import percentage, print_table
 from tests.studies.synthetic import OBJECTIVES, completed, failed, front_of, history, lora, setting, stopped
 
 GOLDEN = Path(__file__).parent / "golden"
