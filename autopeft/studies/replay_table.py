@@ -11,7 +11,8 @@ from autopeft.spaces.model_shape import ModelShape
 from autopeft.studies.charts import point_of
 from autopeft.studies.describe import describe, human_seconds, human_value
 from autopeft.studies.described_rows import DescribedRows, Row
-from autopeft.studies.replay import CarriedPoint, Reachable, Replay
+from autopeft.studies.replay import CarriedPoint, Replay
+from autopeft.studies.transferred import Reachable
 
 
 def replay_table(replay: Replay, *, shape: ModelShape | None = None) -> RenderableType:

@@ -15,12 +15,13 @@ from autopeft.studies.bind import BoundStudy, bind_study
 from autopeft.studies.events import Listener, StopReason
 from autopeft.studies.load import load_spec, spec_from_mapping
 from autopeft.studies.progress import ProgressMode, choose_mode
-from autopeft.studies.replay import Reachable, Replay, carry_front, incomparable, reachable
+from autopeft.studies.replay import Replay, carry_front
 from autopeft.studies.schema import NAME
 from autopeft.studies.session import run_session
 from autopeft.studies.spec import SearchSettings, StudySpec
 from autopeft.studies.storage import StudyStorage
 from autopeft.studies.study import DEFAULT_STORAGE, Given, Study
+from autopeft.studies.transferred import Reachable, incomparable, reachable
 from autopeft.studies.warm import WarmSearch, named_past, worth
 
 MODES: Final[Mapping[str, str]] = {

@@ -1,14 +1,12 @@
 """A search of a new task that began from a finished study: what it found, and what the source was worth to it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from autopeft.objectives.front import Front
-from autopeft.objectives.objective import Objective
 from autopeft.search.belief import Belief
 from autopeft.search.initial_design import FROM_SOURCES, begun_from, design_size
 from autopeft.search.searcher import SearchProblem
@@ -17,60 +15,32 @@ from autopeft.search.surrogate import SurrogateError, one_thread
 from autopeft.search.trial import History
 from autopeft.search.warm_start import WarmProcess
 from autopeft.spaces.model_shape import ModelShape
-from autopeft.studies.charts import completed_points
 from autopeft.studies.past import CarriedStudy
-from autopeft.studies.replay import Reachable
 from autopeft.studies.replay_table import cost_line, verdict
 from autopeft.studies.tables import front_table
+from autopeft.studies.transferred import AbstractTransfer
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WarmSearch:
-    """A search begun from another study, a study of its own in the storage."""
+class WarmSearch(AbstractTransfer):
+    """A search begun from another study."""
 
-    study: str
-    """Its name: `autopeft front`, `export` and the others take it."""
-    source: str
-    task: str
-    """The study whose task, space and training it has."""
+    MODE = "warm"
+    SHARE = "warm"
+
     past: tuple[CarriedStudy, ...]
     """What it began from, and how much of that is a guess."""
     begun: tuple[int, ...]
     """Its trials that are points of the sources' fronts."""
     share: float | None
     """Of what it believed in the end, how much knows the sources; None where too few trials completed to tell."""
-    history: History
-    objectives: tuple[Objective, ...]
-    reachable: Reachable | None
-    """It beside the search of the same task that began cold."""
-    unknown: str
-    """Why `reachable` is None, and what would change that; empty otherwise."""
 
-    @property
-    def front(self) -> Front:
-        return Front.of(completed_points(self.history, self.objectives), self.objectives)
-
-    def to_json(self) -> dict[str, object]:
-        front = self.front
-        reachable: Mapping[str, object] | None = None
-        if self.reachable is not None:
-            told = self.reachable.to_json()
-            reachable = {("warm" if key == "replayed" else key): value for key, value in told.items()}
+    def own_json(self) -> dict[str, object]:
         return {
-            "study": self.study,
-            "mode": "warm",
-            "source": self.source,
-            "task": self.task,
-            "objectives": [objective.to_json() for objective in self.objectives],
             "from": [study.to_json() for study in self.past],
             "begun": list(self.begun),
             "share": self.share,
-            "cost": {"trials": len(self.history), "seconds": sum(trial.seconds for trial in self.history)},
-            "hypervolume": front.hypervolume,
-            "reference": dict(front.reference),
-            "reachable": reachable,
-            "unknown": self.unknown,
         }
 
 

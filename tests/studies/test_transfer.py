@@ -17,10 +17,11 @@ from autopeft.spaces.definition import SpaceDefinition
 from autopeft.spaces.space import SearchSpace
 from autopeft.studies.charts import completed_points
 from autopeft.studies.load import load_spec
-from autopeft.studies.replay import carry_front, incomparable, reachable
+from autopeft.studies.replay import carry_front
 from autopeft.studies.session import search
 from autopeft.studies.storage import StudyStorage
 from autopeft.studies.study import Study
+from autopeft.studies.transferred import incomparable, reachable
 from tests.models import HIDDEN, N_LAYERS, VOCABULARY_SIZE, tokenizer
 from tests.spaces.builders import shape
 from tests.studies import synthetic
