@@ -2,10 +2,10 @@
 
     python benchmarks/fidelity.py [--seeds 20] [--curves smooth lottery] [--engines random bayesian]
 
-The problem is that of `search_quality.py`; a trial nears its end the faster the higher its learning rate, and each at a
-pace of its own, so that curves cross. Every run may spend as many epochs as `--whole` trials to their end take. Counted
-is the hypervolume of the noise-free values of the trials that were trained to their end. `smooth` curves are measured
-with noise of 0.01; on `lottery` the first epochs say nothing of the end. These are no real trainings.
+The problem is that of `synthetic_problem.py`; a trial nears its end the faster the higher its learning rate, and each
+at a pace of its own, so that curves cross. Every run may spend as many epochs as `--whole` trials to their end take.
+Counted is the hypervolume of the noise-free values of the trials that were trained to their end. `smooth` curves are
+measured with noise of 0.01; on `lottery` the first epochs say nothing of the end. These are no real trainings.
 
 Prints medians and quartiles and appends rows to `benchmarks/results/fidelity.jsonl`.
 """
@@ -18,8 +18,8 @@ from dataclasses import replace
 
 import numpy as np
 from common import write_rows
-from search_quality import N_LAYERS, REFERENCE, SPACE, Truth, trial_of, truth_of
 from suggestion_time import encoder
+from synthetic_problem import N_LAYERS, REFERENCE, SPACE, Truth, trial_of, truth_of
 
 from autopeft.objectives.hypervolume import hypervolume
 from autopeft.objectives.objective import resolve_objectives

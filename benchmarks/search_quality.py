@@ -1,191 +1,209 @@
-"""Hypervolume by trials of every search engine, on made-up problems whose truth is known.
+"""Hypervolume by trials and by training cost of every search engine, replayed on a table of real trainings.
 
-    python benchmarks/search_quality.py [--seeds 20] [--trials 60] [--engines bayesian random tpe]
+    python benchmarks/search_quality.py [--table benchmarks/tables/minilm.npz] [--tasks trec sst2] [--seeds 20]
+    python benchmarks/search_quality.py --problem synthetic [--trials 60] [--engines bayesian random]
 
-The space is rich (a bit and a LoRA rank a layer of twelve, targets, serial adapters, learning rate). Accuracy grows
-with what is adapted, more in some layers than in others (which ones, the seed decides), less with every further
-parameter, and has its best learning rate, which falls as sizes grow. An engine sees accuracy with noise of 0.01 and
-parameters exactly. Counted is the hypervolume of the noise-free values of what it tried, in accuracy from 0.5 and
-parameters to three million. These are no real trainings: what holds here need not hold on a task.
+`trained_table.py` makes the table; `replay.py` says how a search is answered by it, what is counted and whom that
+favours. Volumes are shares of that of the whole table, whose reference point is the one a study with all of it would
+have. Beside the engines of a study file stand `bayesian+rungs` (successive halving by three from the first epoch),
+`bayesian+warm` (begun from 60 uniform trials of the next task) and `recipe` (`recipe.py`, the original AutoPEFT's).
+With `--problem synthetic` the engines search made-up problems without epochs (`synthetic_problem.py`); volumes are
+absolute there, and shares those of what the median random search has at its end.
 
-Prints medians and quartiles and, per engine, how many trials reach what random search has at the end; appends rows to
-`benchmarks/results/search_quality.jsonl` and draws `benchmarks/results/search_quality.png`.
+For every task and engine: in how many trials and how many epochs half of the searches reached 95 % of the table's
+volume. Rows go to `benchmarks/results/search_quality.jsonl`, pictures to `benchmarks/results/search_quality-*.png`.
+Engines that think for seconds (`gp`, `recipe`) get `--slow-seeds`.
 """
 
 import argparse
-import time
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from common import RESULTS, write_rows
-from suggestion_time import encoder
+from common import RESULTS, ROOT, write_rows
+from engines import ENGINES, RANDOM, RECIPE, RUNGS, SEARCHERS, SLOW, WARM, Outcome, Synthetic, replayed
+from measured_table import MeasuredTable
+from replay import Problem
 
-from autopeft.objectives.hypervolume import hypervolume
-from autopeft.objectives.measurement import Measurement
-from autopeft.objectives.objective import resolve_objectives
 from autopeft.objectives.pareto import Array
-from autopeft.search.searcher import SearchProblem
-from autopeft.search.table import SEARCHERS, make_searcher
-from autopeft.search.trial import History, Trial, TrialState
-from autopeft.spaces.configuration import Configuration
-from autopeft.spaces.definition import SpaceDefinition
-from autopeft.spaces.space import SearchSpace
+from autopeft.search.surrogate import one_thread
 
-N_LAYERS = 12
-SPACE = {
-    "layers": "subset",
-    "serial_adapter": {"bottleneck": "choice(0, 4, 16, 64)"},
-    "lora": {"rank": "per_layer(choice(0, 2, 8, 32))", "targets": "subset(query, key, value)"},
-    "learning_rate": "log(3e-4, 1e-2)",
-}
-NOISE = 0.01
-REFERENCE = np.array([0.5, 3e6])
-"""Error and parameters."""
-Truth = Callable[[Configuration], float]
+SHARES = (0.9, 0.95, 0.99)
+"""Of the table's volume."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--trials", type=int, default=60)
-    parser.add_argument("--engines", nargs="+", choices=sorted(SEARCHERS), default=sorted(SEARCHERS))
-    options = parser.parse_args()
-    space = SearchSpace.bind(SpaceDefinition.from_mapping(SPACE), encoder(N_LAYERS))
-    curves: dict[str, Array] = {}
-    rows: list[dict[str, object]] = []
-    for engine in options.engines:
-        found = [searched(engine, space, seed=seed, n_trials=options.trials) for seed in range(options.seeds)]
-        curves[engine] = np.array([curve for curve, _ in found])
-        seconds = float(np.mean([spent for _, spent in found]))
-        rows.append(row_of(engine, curves[engine], seconds, options))
-        print(f"{engine}: {rows[-1]['final']} in {seconds:.2f} s a suggestion", flush=True)
-    for row in rows:
-        row["trials_to_random"] = reaches(curves[str(row["engine"])], curves.get("random"))
-    print(table(rows))
+    options = read_arguments()
+    rows: list[dict[str, Any]] = []
+    with one_thread():
+        for task, run, about in worlds(options):
+            found = {engine: searched(engine, run, options) for engine in options.engines if fits(engine, task)}
+            rows += [about | row for row in rows_of(task, found, options)]
+            print(table([row for row in rows if row["task"] == task]), flush=True)
+            print(draw(task, found), flush=True)
     print(write_rows("search_quality", rows))
-    print(draw(curves))
 
 
-def searched(engine: str, space: SearchSpace, *, seed: int, n_trials: int) -> tuple[Array, float]:
-    """`[n_trials]` hypervolume after every trial, and CPU seconds a suggestion."""
-    objectives = resolve_objectives(("accuracy", "parameters"), metric="accuracy")
-    problem = SearchProblem(space=space, objectives=objectives, seed=seed, n_trials=n_trials)
-    searcher, truth, rng = make_searcher(engine, problem), truth_of(space, seed), np.random.default_rng([seed, 1])
-    trials: list[Trial] = []
-    losses = np.empty((n_trials, 2))
-    spent = 0.0
-    for number in range(n_trials):
-        began = time.process_time()
-        chosen = searcher.ask(History(trials=tuple(trials)), 1)[0]
-        spent += time.process_time() - began
-        accuracy, parameters = truth(chosen), space.parameters(chosen)
-        losses[number] = 1 - accuracy, parameters
-        trials.append(trial_of(number, chosen, accuracy + NOISE * float(rng.standard_normal()), parameters))
-    volumes = [hypervolume(losses[: count + 1] / REFERENCE, np.ones(2)) for count in range(n_trials)]
-    return np.array(volumes), spent / n_trials
+Run = Callable[[str, int], Outcome]
+"""A search by engine and seed."""
 
 
-def truth_of(space: SearchSpace, seed: int) -> Truth:
-    """Accuracy without noise as a function of the configuration; another one for every seed."""
-    rng = np.random.default_rng([seed, 77])
-    weights = np.abs(rng.normal(size=N_LAYERS)) * np.linspace(0.3, 1.5, N_LAYERS)
-    weights /= weights.sum()
-    worth = {"query": rng.random(), "key": 0.3 * rng.random(), "value": 0.5 + rng.random()}
-    best_rate = rng.uniform(-3.2, -2.2)
+def worlds(options: argparse.Namespace) -> list[tuple[str, Run, dict[str, Any]]]:
+    """Every problem: its name, how a search of it is run, and what is noted of it."""
+    if options.problem == "synthetic":
+        made = Synthetic()
 
-    def truth(configuration: Configuration) -> float:
-        spelled = space.spell(configuration)
-        capacity = np.array([capacity_of(spelled, configuration, layer, worth) for layer in range(N_LAYERS)])
-        learned = float(weights @ (1 - np.exp(-1.5 * capacity)))
-        off = np.log10(float(spelled["learning_rate"])) - best_rate
-        off += 0.15 * (np.log10(1 + space.parameters(configuration)) - 5)
-        return 0.5 + 0.4 * learned * float(np.exp(-0.5 * (off / 0.5) ** 2))
+        def on_made(engine: str, seed: int) -> Outcome:
+            return made.search(engine, seed=seed, n_trials=options.trials)
 
-    return truth
+        return [("synthetic", on_made, {"benchmark": "search_quality", "problem": "synthetic"})]
+    measured = MeasuredTable.read(options.table)
+    space = measured.space()
+    problems = {task: Problem.of(measured, task, space=space) for task in options.tasks or measured.tasks}
+    names = list(problems)
 
+    def on_table(task: str, engine: str, seed: int) -> Outcome:
+        other = problems[names[(names.index(task) + 1) % len(names)]] if engine == WARM else None
+        return replayed(engine, problems[task], seed=seed, n_trials=options.trials, source=other)
 
-def capacity_of(
-    spelled: Mapping[str, object], configuration: Configuration, layer: int, worth: Mapping[str, float]
-) -> float:
-    """What one layer can learn: logarithmic in rank and bottleneck, weighed by target."""
-    rank, bottleneck = (
-        float(str(spelled.get(name) or 0)) for name in (f"lora.rank[{layer}]", "serial_adapter.bottleneck")
-    )
-    targets = str(spelled.get("lora.targets") or "")
-    capacity = sum(value for name, value in worth.items() if name in targets) * np.log1p(rank) / np.log(33) / 2
-    return float(capacity + 0.6 * (layer in configuration.adapted_layers) * np.log1p(bottleneck) / np.log(65))
+    return [
+        (task, lambda engine, seed, task=task: on_table(task, engine, seed), noted(problems[task])) for task in names
+    ]
 
 
-def trial_of(number: int, configuration: Configuration, accuracy: float, parameters: int) -> Trial:
-    measurement = Measurement(
-        epoch=1,
-        metrics={"accuracy": accuracy},
-        train_loss=1.0,
-        train_seconds=1.0,
-        evaluation_seconds=0.1,
-        tokens=1,
-        peak_bytes=1,
-        parameters=parameters,
-    )
-    return Trial(
-        number=number,
-        configuration=configuration,
-        state=TrialState.COMPLETED,
-        measurements=(measurement,),
-        predicted={},
-    )
-
-
-def row_of(engine: str, curves: Array, seconds: float, options: argparse.Namespace) -> dict[str, object]:
-    marks = sorted({count for count in (20, 30, 40, options.trials) if count <= options.trials})
-    quartiles = {str(count): np.percentile(curves[:, count - 1], (25, 50, 75)).round(4).tolist() for count in marks}
+def noted(problem: Problem) -> dict[str, Any]:
     return {
         "benchmark": "search_quality",
-        "problem": "synthetic",
-        "engine": engine,
-        "seeds": options.seeds,
-        "trials": options.trials,
-        "quartiles": quartiles,
-        "final": quartiles[str(options.trials)][1],
-        "suggestion_cpu_seconds": round(seconds, 3),
+        "problem": "table",
+        "configurations": len(problem.configurations),
+        "trainings": sum(len(rows) for rows in problem.rows),
+        "epochs_a_trial": problem.epochs,
+        "table_volume": problem.best,
+        "reference": [problem.objectives[0].from_loss(float(problem.reference[0])), float(problem.reference[1])],
     }
 
 
-def reaches(curves: Array, random: Array | None) -> int | None:
-    """Trials after which the median run has 95 % of what the median random search has at its end."""
-    if random is None:
-        return None
-    wanted = 0.95 * float(np.median(random[:, -1]))
-    there = np.flatnonzero(np.median(curves, axis=0) >= wanted)
-    return int(there[0]) + 1 if len(there) else None
+def fits(engine: str, task: str) -> bool:
+    return task != "synthetic" or engine in SEARCHERS or engine == RECIPE
 
 
-def table(rows: Sequence[Mapping[str, object]]) -> str:
-    lines = [f"{'engine':10}{'hypervolume':>13}{'trials to 95 % of random':>26}{'s a suggestion':>16}"]
-    for row in sorted(rows, key=lambda row: -float(str(row["final"]))):
+def searched(engine: str, run: Run, options: argparse.Namespace) -> list[Outcome]:
+    seeds = options.slow_seeds if engine in SLOW else options.seeds
+    found: list[Outcome] = []
+    for seed in range(seeds):
+        found.append(run(engine, seed))
+        print(f"{engine}: search {seed + 1} of {seeds}", file=sys.stderr, flush=True)
+    return found
+
+
+def rows_of(task: str, found: Mapping[str, Sequence[Outcome]], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row an engine: quartiles by trials and by epochs, and what it takes to reach a share of the volume."""
+    synthetic = task == "synthetic"
+    whole = (
+        float(np.median([one.curves.by_trial[-1] for one in found[RANDOM]])) if synthetic and RANDOM in found else 1.0
+    )
+    rows: list[dict[str, Any]] = []
+    for engine, outcomes in found.items():
+        by_trial = together([one.curves.by_trial for one in outcomes])
+        by_epoch = together([one.curves.by_epoch for one in outcomes])
+        rows.append(
+            {
+                "task": task,
+                "engine": engine,
+                "seeds": len(outcomes),
+                "trials": options.trials,
+                "volume_by_trial": quartiles(by_trial[:, : 3 * options.trials]),
+                "volume_by_epoch": quartiles(by_epoch[:, : 9 * options.trials]),
+                "trials_to": {str(share): reached(by_trial, share * whole) for share in SHARES},
+                "epochs_to": {str(share): reached(by_epoch, share * whole) for share in SHARES},
+                "suggestion_cpu_seconds": round(float(np.mean([one.seconds for one in outcomes])), 3),
+            }
+        )
+    return rows
+
+
+def together(curves: Sequence[Array]) -> Array:
+    """`[s, n]` curves of unequal lengths, each going on at its end."""
+    longest = max(len(curve) for curve in curves)
+    return np.array([np.pad(curve, (0, longest - len(curve)), mode="edge") for curve in curves])
+
+
+def quartiles(curves: Array) -> list[list[float]]:
+    """`[n]` of (lower quartile, median, upper quartile)."""
+    return np.percentile(curves, (25, 50, 75), axis=0).T.round(4).tolist()
+
+
+def reached(curves: Array, volume: float) -> list[float | None]:
+    """By when a quarter, half and three quarters of the searches had `volume`; None for later than they went."""
+    first = np.where((curves >= volume).any(axis=1), (curves >= volume).argmax(axis=1) + 1.0, np.inf)
+    found = np.percentile(first, (25, 50, 75), method="higher")
+    return [float(one) if np.isfinite(one) else None for one in found]
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line an engine; how many times as many trials as it random and the recipe took."""
+    by_engine = {row["engine"]: row for row in rows}
+    head = f"{'median over searches':18}{'seeds':>6}{'volume':>9}{'trials to 95 %':>16}{'epochs to 95 %':>16}"
+    lines = [rows[0]["task"], head + f"{'of random':>11}{'of recipe':>11}{'s a suggestion':>16}"]
+    for row in rows:
+        trials, epochs = row["trials_to"]["0.95"][1], row["epochs_to"]["0.95"][1]
+        volume = row["volume_by_trial"][min(row["trials"], len(row["volume_by_trial"])) - 1][1]
+        shares = [share(trials, by_engine.get(other)) for other in (RANDOM, RECIPE)]
+        told = [f"{one:16.0f}" if one else f"{'not':>16}" for one in (trials, epochs)]
         lines.append(
-            f"{row['engine']:10}{row['final']:>13}{row['trials_to_random']!s:>26}{row['suggestion_cpu_seconds']:>16}"
+            f"{row['engine']:18}{row['seeds']:>8}{volume:>9.3f}{told[0]}{told[1]}{shares[0]:>11}{shares[1]:>11}"
+            f"{row['suggestion_cpu_seconds']:>16.2f}"
         )
     return "\n".join(lines)
 
 
-def draw(curves: Mapping[str, Array]) -> Path:
-    """Medians with quartiles, as a picture."""
+def share(trials: float | None, other: Mapping[str, Any] | None) -> str:
+    """Its trials as a share of another engine's."""
+    against = other["trials_to"]["0.95"][1] if other else None
+    return f"{trials / against:.2f}" if trials and against else "-"
+
+
+def draw(task: str, found: Mapping[str, Sequence[Outcome]]) -> Path:
+    """Medians with quartiles, by trials and by epochs, as a picture."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5))
-    axes = figure.add_subplot()
-    for engine, runs in curves.items():
-        low, middle, high = np.percentile(runs, (25, 50, 75), axis=0)
-        count = np.arange(1, len(middle) + 1)
-        (line,) = axes.plot(count, middle, label=engine)
-        axes.fill_between(count, low, high, alpha=0.15, color=line.get_color())
-    axes.set(xlabel="trials", ylabel="hypervolume (noise-free)", title="Synthetic problems, median and quartiles")
-    axes.legend()
-    path = RESULTS / "search_quality.png"
-    figure.savefig(path, dpi=110)
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    for axes, by, attribute in zip(
+        figure.subplots(1, 2), ("trials", "epochs trained"), ("by_trial", "by_epoch"), strict=True
+    ):
+        widest = max(
+            len(getattr(one.curves, attribute))
+            for name, runs in found.items()
+            if name not in (RANDOM, RUNGS)
+            for one in runs
+        )
+        for engine, runs in found.items():
+            low, middle, high = np.percentile(
+                together([getattr(one.curves, attribute) for one in runs]), (25, 50, 75), axis=0
+            )
+            count = np.arange(1, len(middle) + 1)[:widest]
+            (line,) = axes.plot(count, middle[:widest], label=engine)
+            axes.fill_between(count, low[:widest], high[:widest], alpha=0.1, color=line.get_color())
+        axes.set(xlabel=by, ylabel="hypervolume", title=f"{task}: median and quartiles")
+    figure.axes[0].legend()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"search_quality-{task}.png"
+    figure.savefig(path, dpi=100)
     return path
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problem", choices=("table", "synthetic"), default="table")
+    parser.add_argument("--table", type=Path, default=ROOT / "benchmarks" / "tables" / "minilm.npz")
+    parser.add_argument("--tasks", nargs="+", help="of the table; all when left out")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--slow-seeds", type=int, default=20)
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
