@@ -5,8 +5,9 @@
 The model is MiniLM-L6, the data `../shared/data`, of which `--rows` are trained on. Every layer by itself gets LoRA of
 rank 8 on all its linear sites and is trained with a new head from each seed; the held-out rows' accuracy, and their
 loss, say what the layer is worth. Beside it stands every score of `autopeft.spaces.layer_prior.LAYER_SCORES`, from 128
-training rows, as a study has it. Spearman's correlation is over the six layers: for six, one of 0.83 is beyond chance
-at 5 % (one-sided), a lesser one is not. A table is printed, and rows go to benchmarks/results/layer_worth.jsonl.
+training rows, as a study has it, and what needs no score: the layer's number. Spearman's correlation is over the six
+layers: for six, one of 0.83 is beyond chance at 5 % (one-sided), a lesser one is not. A table is printed, rows go to
+benchmarks/results/layer_worth.jsonl.
 """
 
 import argparse
@@ -79,14 +80,21 @@ def measured(task: str, options: argparse.Namespace) -> Iterator[Mapping[str, ob
         told = {"of": f"held-out {what}, one layer adapted", "layers": np.round(values.mean(axis=0), 4).tolist()}
         spread = np.round(values.std(axis=0, ddof=1), 4).tolist() if len(values) > 1 else None
         yield about | told | {"seeds": options.seeds, "deviation": spread}
+    means = {what: values.mean(axis=0) for what, values in worth.items()}
+    yield about | {"of": "layer's number"} | ranked(range(len(means["loss"])), means)
     for name in LAYER_SCORES:
         found = score_layers(name, MODEL, spec, settings)
-        ranks = {
-            f"spearman_{what}": round(float(spearmanr(found.layers, sign * worth[what].mean(axis=0)).statistic), 3)
-            for what, sign in ((spec.metric, 1), ("loss", -1))
-        }
         told = {"of": f"score {name}", "layers": [float(f"{value:.4g}") for value in found.layers]}
-        yield about | told | {"score_rows": found.rows, "n": len(found.layers)} | ranks
+        yield about | told | {"score_rows": found.rows} | ranked(found.layers, means)
+
+
+def ranked(scores: Sequence[float], worth: Mapping[str, np.ndarray]) -> Mapping[str, object]:
+    """Spearman's correlation of scores with every worth, a loss counting as the better the lower."""
+    found = {
+        f"spearman_{what}": round(float(spearmanr(scores, -values if what == "loss" else values).statistic), 3)
+        for what, values in worth.items()
+    }
+    return {"n": len(scores)} | found
 
 
 def worths(task: TaskSpec, settings: TrainingSettings, *, seeds: int) -> Mapping[str, Sequence[Sequence[float]]]:

@@ -1,10 +1,15 @@
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from autopeft.objectives.front import Front
+from autopeft.search.bayesian import BayesianSearcher
 from autopeft.search.initial_design import design_size, initial_design
-from tests.search.support import problem_of, space_of
+from autopeft.search.observations import front_points
+from autopeft.search.trial import History
+from tests.search.support import history_of, problem_of, run, space_of
 
 
 @pytest.mark.parametrize(("n_trials", "size"), [(8, 6), (24, 6), (36, 9), (400, 10)])
@@ -58,3 +63,40 @@ def test_layers_that_mattered_elsewhere_are_tried_first() -> None:
     plain = [one.adapted_layers for one in initial_design(problem)]
     assert sum(0 in rows for rows in layers) < sum(0 in rows for rows in plain)
     assert sum(last in rows for rows in layers) > sum(last in rows for rows in plain) - 1
+
+
+def test_after_the_first_design_layer_weights_say_nothing() -> None:
+    problem = problem_of(space_of("per-layer"), n_trials=24)
+    led = replace(problem, layer_weights={layer: 0.1 for layer in range(4)})
+    drawn = problem.space.sample(np.random.default_rng(5), 60)
+    told = history_of(list(dict.fromkeys(drawn))[: design_size(problem)], problem.space)
+    assert BayesianSearcher(led).ask(told, 2) == BayesianSearcher(problem).ask(told, 2)
+    early = History(trials=told.trials[:1])
+    assert BayesianSearcher(led).ask(early, 2) != BayesianSearcher(problem).ask(early, 2)
+
+
+def volumes_with(weights: Mapping[int, float], *, seed: int, n: int = 16) -> list[float]:
+    """Last volumes of a search without `weights` and of one with them, from one reference; later layers are better."""
+    plain = problem_of(space_of("per-layer"), ["accuracy", "parameters"], seed=seed, n_trials=n)
+    groups = [
+        front_points(run(BayesianSearcher(one), one.space, n=n), one.objectives)
+        for one in (plain, replace(plain, layer_weights=weights))
+    ]
+    reference = Front.of([point for group in groups for point in group], plain.objectives).reference
+    return [Front.of(group, plain.objectives, reference=reference).hypervolume for group in groups]
+
+
+MISLEADING = {0: 0.9, 1: 0.65, 2: 0.35, 3: 0.1}
+
+
+def test_weights_that_mislead_cost_little() -> None:
+    plain, led = volumes_with(MISLEADING, seed=0)
+    assert led > 0.95 * plain
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_over_seeds_weights_that_mislead_cost_at_most_three_per_cent() -> None:
+    found = [volumes_with(MISLEADING, seed=seed) for seed in range(10)]
+    assert np.mean([led / plain for plain, led in found]) >= 0.97
+    assert min(led / plain for plain, led in found) >= 0.9
