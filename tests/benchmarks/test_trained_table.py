@@ -108,3 +108,16 @@ def test_rows_of_something_else_are_refused_and_another_task_is_added(tmp_path: 
     found = json.loads((tmp_path / "about.json").read_text())
     assert list(found["metrics"]) == ["trec", "sst2", "mr"]
     assert found["train_rows"]["sst2"] == 256
+
+
+def test_the_table_that_is_there_is_of_the_space_that_the_script_draws_from() -> None:
+    table = TABLE.read(trained_table.ROOT / "benchmarks" / "tables" / "minilm.npz")
+    space = table.space()
+    assert table.about["space"] == trained_table.SPACE
+    configurations = table.configurations(space)
+    assert configurations == trained_table.drawn(space, len(configurations))
+    whole = np.isfinite(table.epochs[:, -1, 0])
+    assert whole.mean() > 0.9
+    counts = np.array([space.parameters(one) for one in configurations])
+    np.testing.assert_array_equal(table.parameters[whole], counts[table.index[whole]])
+    assert ((table.epochs[whole][:, :, 0] >= 0) & (table.epochs[whole][:, :, 0] <= 1)).all()
