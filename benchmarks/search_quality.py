@@ -8,14 +8,16 @@ favours. Volumes are shares of that of the whole table, whose reference point is
 have. Beside the engines of a study file stand `bayesian+rungs` (successive halving by three from the first epoch),
 `bayesian+warm` (begun from 60 uniform trials of the next task) and `recipe` (`recipe.py`, the original AutoPEFT's).
 With `--problem synthetic` the engines search made-up problems without epochs (`synthetic_problem.py`); volumes are
-absolute there, and shares those of what the median random search has at its end.
+absolute there, and 95 % are of what half of the random searches have at their end.
 
 For every task and engine: in how many trials and how many epochs half of the searches reached 95 % of the table's
-volume. Rows go to `benchmarks/results/search_quality.jsonl`, pictures to `benchmarks/results/search_quality-*.png`.
-Engines that think for seconds (`gp`, `recipe`) get `--slow-seeds`.
+volume. A row goes to `benchmarks/results/search_quality.jsonl` when an engine is through; table and picture
+(`benchmarks/results/search_quality-*.png`) are of the last row of each engine on the same problem. Engines that
+think for seconds (`gp`, `recipe`) get `--slow-seeds`.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from common import RESULTS, ROOT, write_rows
-from engines import ENGINES, RANDOM, RECIPE, RUNGS, SEARCHERS, SLOW, WARM, Outcome, Synthetic, replayed
+from engines import ENGINES, RANDOM, RECIPE, SEARCHERS, SLOW, WARM, Outcome, Synthetic, replayed
 from measured_table import MeasuredTable
 from replay import Problem
 
@@ -36,14 +38,37 @@ SHARES = (0.9, 0.95, 0.99)
 
 def main() -> None:
     options = read_arguments()
-    rows: list[dict[str, Any]] = []
     with one_thread():
         for task, run, about in worlds(options):
-            found = {engine: searched(engine, run, options) for engine in options.engines if fits(engine, task)}
-            rows += [about | row for row in rows_of(task, found, options)]
-            print(table([row for row in rows if row["task"] == task]), flush=True)
-            print(draw(task, found), flush=True)
-    print(write_rows("search_quality", rows))
+            for engine in options.engines:
+                if fits(engine, task) and not options.draw:
+                    row = about | row_of(task, engine, searched(engine, run, options), options)
+                    print(write_rows("search_quality", [row]), engine, row["trials_to"], flush=True)
+            rows = latest(task, about, options)
+            if rows:
+                print(table(rows), draw(task, rows), sep="\n", flush=True)
+
+
+def latest(task: str, about: Mapping[str, Any], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The last row of every engine that was run on this problem with as many trials, in the order of `ENGINES`."""
+    path = RESULTS / "search_quality.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    same = {**about, "task": task, "trials": options.trials}
+    rows = [row for row in map(json.loads, lines) if all(row.get(key) == value for key, value in same.items())]
+    found = {row["engine"]: row for row in rows}
+    ordered = [found[engine] for engine in ENGINES if engine in found]
+    return ordered if about["problem"] == "table" else [beside(row, found.get(RANDOM)) for row in ordered]
+
+
+def beside(row: dict[str, Any], random: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A row of made-up problems with when its median reached a share of what the median random search has."""
+    if random is None:
+        return row
+    told: dict[str, Any] = {}
+    for key, by in (("trials_to", "volume_by_trial"), ("epochs_to", "volume_by_epoch")):
+        medians, goal = np.array(row[by])[:, 1], random[by][-1][1]
+        told[key] = {str(one): [None, reached(medians[None], one * goal)[1], None] for one in SHARES}
+    return row | told
 
 
 Run = Callable[[str, int], Outcome]
@@ -58,7 +83,7 @@ def worlds(options: argparse.Namespace) -> list[tuple[str, Run, dict[str, Any]]]
         def on_made(engine: str, seed: int) -> Outcome:
             return made.search(engine, seed=seed, n_trials=options.trials)
 
-        return [("synthetic", on_made, {"benchmark": "search_quality", "problem": "synthetic"})]
+        return [("synthetic", on_made, {"benchmark": "search_quality", "problem": "synthetic", "epochs_a_trial": 1})]
     measured = MeasuredTable.read(options.table)
     space = measured.space()
     problems = {task: Problem.of(measured, task, space=space) for task in options.tasks or measured.tasks}
@@ -98,30 +123,21 @@ def searched(engine: str, run: Run, options: argparse.Namespace) -> list[Outcome
     return found
 
 
-def rows_of(task: str, found: Mapping[str, Sequence[Outcome]], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row an engine: quartiles by trials and by epochs, and what it takes to reach a share of the volume."""
-    synthetic = task == "synthetic"
-    whole = (
-        float(np.median([one.curves.by_trial[-1] for one in found[RANDOM]])) if synthetic and RANDOM in found else 1.0
-    )
-    rows: list[dict[str, Any]] = []
-    for engine, outcomes in found.items():
-        by_trial = together([one.curves.by_trial for one in outcomes])
-        by_epoch = together([one.curves.by_epoch for one in outcomes])
-        rows.append(
-            {
-                "task": task,
-                "engine": engine,
-                "seeds": len(outcomes),
-                "trials": options.trials,
-                "volume_by_trial": quartiles(by_trial[:, : 3 * options.trials]),
-                "volume_by_epoch": quartiles(by_epoch[:, : 9 * options.trials]),
-                "trials_to": {str(share): reached(by_trial, share * whole) for share in SHARES},
-                "epochs_to": {str(share): reached(by_epoch, share * whole) for share in SHARES},
-                "suggestion_cpu_seconds": round(float(np.mean([one.seconds for one in outcomes])), 3),
-            }
-        )
-    return rows
+def row_of(task: str, engine: str, outcomes: Sequence[Outcome], options: argparse.Namespace) -> dict[str, Any]:
+    """Quartiles by trials and by epochs, and what it takes to reach a share of the table's volume."""
+    by_trial = together([one.curves.by_trial for one in outcomes])
+    by_epoch = together([one.curves.by_epoch for one in outcomes])
+    return {
+        "task": task,
+        "engine": engine,
+        "seeds": len(outcomes),
+        "trials": options.trials,
+        "volume_by_trial": quartiles(by_trial[:, : 3 * options.trials]),
+        "volume_by_epoch": quartiles(by_epoch[:, : 9 * options.trials]),
+        "trials_to": {str(share): reached(by_trial, share) for share in SHARES},
+        "epochs_to": {str(share): reached(by_epoch, share) for share in SHARES},
+        "suggestion_cpu_seconds": round(float(np.mean([one.seconds for one in outcomes])), 3),
+    }
 
 
 def together(curves: Sequence[Array]) -> Array:
@@ -143,49 +159,51 @@ def reached(curves: Array, volume: float) -> list[float | None]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line an engine; how many times as many trials as it random and the recipe took."""
+    """A line an engine: what half of its searches needed, and that as a share of random's and of the recipe's."""
     by_engine = {row["engine"]: row for row in rows}
-    head = f"{'median over searches':18}{'seeds':>6}{'volume':>9}{'trials to 95 %':>16}{'epochs to 95 %':>16}"
-    lines = [rows[0]["task"], head + f"{'of random':>11}{'of recipe':>11}{'s a suggestion':>16}"]
+    names = ("seeds", "volume", "trials to 95 %", "of random's", "of recipe's", "epochs to 95 %", "of random's")
+    widths = [max(len(name), 8) + 2 for name in (*names, "s a suggestion")]
+    head = "".join(f"{name:>{width}}" for name, width in zip((*names, "s a suggestion"), widths, strict=True))
+    lines = [f"{rows[0]['task']:16}{head}"]
     for row in rows:
-        trials, epochs = row["trials_to"]["0.95"][1], row["epochs_to"]["0.95"][1]
-        volume = row["volume_by_trial"][min(row["trials"], len(row["volume_by_trial"])) - 1][1]
-        shares = [share(trials, by_engine.get(other)) for other in (RANDOM, RECIPE)]
-        told = [f"{one:16.0f}" if one else f"{'not':>16}" for one in (trials, epochs)]
+        last = min(row["trials"], len(row["volume_by_trial"])) - 1
+        cells = (
+            str(row["seeds"]),
+            f"{row['volume_by_trial'][last][1]:.3f}",
+            number(row["trials_to"]["0.95"][1]),
+            *(share(row, by_engine.get(other), "trials_to") for other in (RANDOM, RECIPE)),
+            number(row["epochs_to"]["0.95"][1]),
+            share(row, by_engine.get(RANDOM), "epochs_to"),
+            f"{row['suggestion_cpu_seconds']:.2f}",
+        )
         lines.append(
-            f"{row['engine']:18}{row['seeds']:>8}{volume:>9.3f}{told[0]}{told[1]}{shares[0]:>11}{shares[1]:>11}"
-            f"{row['suggestion_cpu_seconds']:>16.2f}"
+            f"{row['engine']:16}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
         )
     return "\n".join(lines)
 
 
-def share(trials: float | None, other: Mapping[str, Any] | None) -> str:
-    """Its trials as a share of another engine's."""
-    against = other["trials_to"]["0.95"][1] if other else None
-    return f"{trials / against:.2f}" if trials and against else "-"
+def number(value: float | None) -> str:
+    return "not" if value is None else f"{value:.0f}"
 
 
-def draw(task: str, found: Mapping[str, Sequence[Outcome]]) -> Path:
+def share(row: Mapping[str, Any], other: Mapping[str, Any] | None, key: str) -> str:
+    """What an engine needed as a share of what another one did."""
+    own, theirs = row[key]["0.95"][1], other[key]["0.95"][1] if other else None
+    return f"{own / theirs:.2f}" if own and theirs else "-"
+
+
+def draw(task: str, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Medians with quartiles, by trials and by epochs, as a picture."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 5), layout="constrained")
-    for axes, by, attribute in zip(
-        figure.subplots(1, 2), ("trials", "epochs trained"), ("by_trial", "by_epoch"), strict=True
-    ):
-        widest = max(
-            len(getattr(one.curves, attribute))
-            for name, runs in found.items()
-            if name not in (RANDOM, RUNGS)
-            for one in runs
-        )
-        for engine, runs in found.items():
-            low, middle, high = np.percentile(
-                together([getattr(one.curves, attribute) for one in runs]), (25, 50, 75), axis=0
-            )
-            count = np.arange(1, len(middle) + 1)[:widest]
-            (line,) = axes.plot(count, middle[:widest], label=engine)
-            axes.fill_between(count, low[:widest], high[:widest], alpha=0.1, color=line.get_color())
+    most = {"volume_by_trial": rows[0]["trials"], "volume_by_epoch": rows[0]["trials"] * rows[0]["epochs_a_trial"]}
+    for axes, (key, end) in zip(figure.subplots(1, 2), most.items(), strict=True):
+        for row in rows:
+            low, middle, high = np.array(row[key][:end]).T
+            (line,) = axes.plot(np.arange(1, len(middle) + 1), middle, label=row["engine"])
+            axes.fill_between(np.arange(1, len(middle) + 1), low, high, alpha=0.1, color=line.get_color())
+        by = "trials" if key == "volume_by_trial" else "epochs trained"
         axes.set(xlabel=by, ylabel="hypervolume", title=f"{task}: median and quartiles")
     figure.axes[0].legend()
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -203,6 +221,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--slow-seeds", type=int, default=20)
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
+    parser.add_argument("--draw", action="store_true", help="only print and draw what was run before")
     return parser.parse_args()
 
 

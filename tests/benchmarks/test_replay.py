@@ -1,5 +1,8 @@
 """Searches replayed on a small made-up table: answers, curves, costs, and every engine of the comparison."""
 
+import argparse
+import json
+from pathlib import Path
 from typing import Any
 
 import engines
@@ -163,3 +166,23 @@ def test_made_up_problems_are_searched_without_noise_in_what_is_counted() -> Non
     found = engines.Synthetic().search("random", seed=0, n_trials=5)
     assert len(found.curves.by_trial) == len(found.curves.by_epoch) == 5
     assert 0 < found.curves.by_trial[-1] < 1
+
+
+def test_the_last_row_of_each_engine_is_shown_with_its_share_of_randoms_trials(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_quality, "RESULTS", tmp_path)
+    options = argparse.Namespace(trials=8)
+    about = search_quality.noted(problem)
+    lines: list[dict[str, Any]] = []
+    for engine in ("sobol", "random", "sobol"):
+        found = [engines.replayed(engine, problem, seed=len(lines), n_trials=8)]
+        lines.append(about | search_quality.row_of("a", engine, found, options))
+    other = [lines[0] | {"configurations": 3}]
+    (tmp_path / "search_quality.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, *other]))
+    rows = search_quality.latest("a", about, options)
+    assert rows == [lines[1], lines[2]]
+    shown = search_quality.table(rows).splitlines()
+    assert shown[1].split()[0] == "random"
+    assert shown[1].split()[4] == "1.00"
+    assert search_quality.draw("a", rows).stat().st_size > 1000
