@@ -181,21 +181,14 @@ def _own(written: Mapping[str, object], spec: ModelSpec, shape: ModelShape, cond
 
 
 def _foreign(written: Mapping[str, object], spec: ModelSpec, shape: ModelShape, conditions: Conditions) -> Price:
-    from autopeft.trainers.foreign import forecast_peft
+    from autopeft.trainers.foreign import PeftForecast
 
     kind, n_labels = _task(shape, conditions)
+    forecast = PeftForecast(written, spec, kind=kind, n_labels=n_labels, device=conditions.device)
 
     def price(rows: int | None) -> MemoryBreakdown:
         setup = _setup(conditions if rows is None else replace(conditions, batch_size=rows))
-        return forecast_peft(
-            written,
-            spec,
-            setup,
-            kind=kind,
-            n_labels=n_labels,
-            device=conditions.device,
-            context=_context(conditions),
-        )
+        return forecast.predict(setup, context=_context(conditions))
 
     return price
 

@@ -1,7 +1,7 @@
 """Where a base model is, and what can be read of it without its weights."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
@@ -45,6 +45,22 @@ def read_config(spec: ModelSpec) -> PretrainedConfig:
     if config.architectures is None:
         config.architectures = []  # where several classes fit (DeiT), transformers looks into it
     return config
+
+
+def shorten(config: PretrainedConfig, depth: int) -> None:
+    """Make `config` that of a model with the first `depth` layers."""
+    for name, row in by_layer(config, config.num_hidden_layers):
+        setattr(config, name, row[:depth])
+    config.num_hidden_layers = depth
+
+
+def by_layer(config: PretrainedConfig, n_layers: int) -> list[tuple[str, Sequence[object]]]:
+    """Entries of a configuration that are lists with an entry for each layer."""
+    return [
+        (name, value)
+        for name, value in vars(config).items()
+        if isinstance(value, (list, tuple)) and len(value) == n_layers
+    ]
 
 
 def check_length(model: ModelSpec, max_length: int, *, virtual: int = 0, place: str = "training.max_length") -> None:

@@ -19,11 +19,12 @@ def layer_kinds(layers: Sequence[nn.Module], calls: Sequence[Call]) -> list[Hash
     """One mark a call; equal marks for calls that take the same memory with the same adapters."""
     marks: dict[int, Hashable] = {}
     for index in {call.layer for call in calls}:
-        marks[index] = _module_mark(layers[index])
+        marks[index] = module_mark(layers[index])
     return [(marks[call.layer], _arguments_mark(call)) for call in calls]
 
 
-def _module_mark(layer: nn.Module) -> Hashable:
+def module_mark(layer: nn.Module) -> Hashable:
+    """Equal for modules with the same parts, settings and sizes."""
     rows: list[Hashable] = []
     for name, module in layer.named_modules():
         plain = [

@@ -27,6 +27,7 @@ from autopeft.trainers.checkpoint import (
     place_of,
     quiet,
     read_config,
+    shorten,
     source_of,
 )
 from autopeft.trainers.image_reader import ImageReader
@@ -64,21 +65,29 @@ class LoadedModel:
     children of the model beside its base, and parts of the base that the checkpoint does not have (a pooler)."""
 
 
-def read_shape(spec: ModelSpec) -> ModelShape:
+def read_shape(spec: ModelSpec, *, depth: int | None = None) -> ModelShape:
     """The shape of the bare base model from its configuration; reads no weights and allocates none.
+
+    Args:
+        spec: Which model.
+        depth: With its first so many layers only.
 
     Raises:
         ModelError: No such folder or hub model, no usable config.json, or an architecture that is not supported.
     """
-    base = build_empty(spec)
+    base = build_empty(spec, depth=depth)
     try:
         return measure(base, base.config, image_size=_image_size(spec) if reads_images(base) else None)
     except ModelError as error:
         raise error.at(place_of(spec)) from None
 
 
-def build_empty(spec: ModelSpec, kind: str | None = None, *, n_labels: int | None = None) -> PreTrainedModel:
+def build_empty(
+    spec: ModelSpec, kind: str | None = None, *, n_labels: int | None = None, depth: int | None = None
+) -> PreTrainedModel:
     """The model on the meta device, without weights: bare, or as `load_model` has it for the task `kind`.
+
+    With `depth` it has its first so many layers only.
 
     Raises:
         ModelError: As for `read_shape`.
@@ -86,6 +95,8 @@ def build_empty(spec: ModelSpec, kind: str | None = None, *, n_labels: int | Non
     config = read_config(spec)
     if n_labels is not None:
         config.num_labels = n_labels
+    if depth is not None:
+        shorten(config, depth)
     make = _bare if kind is None else AUTO_CLASSES[kind].from_config
     with quiet(), torch.device("meta"):
         return attempt(
