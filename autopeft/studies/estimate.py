@@ -1,9 +1,10 @@
 """Parameters and peak memory of one configuration, before any weight is loaded."""
 
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from autopeft.errors import SpecError
@@ -18,9 +19,11 @@ from autopeft.spaces.training import OPTIMIZERS
 from autopeft.spaces.virtual_tokens import virtual_tokens
 from autopeft.studies.capacity import CONTEXT_BYTES
 from autopeft.studies.describe import describe
+from autopeft.studies.estimate_cache import EstimateCache
 from autopeft.studies.paths import resolve_path
 from autopeft.studies.yaml_file import read_yaml
 from autopeft.trainers.job import ModelSpec
+from autopeft.trainers.lengths import refuse_length
 
 DTYPES = ("float32", "bfloat16", "float16")
 ATTENTIONS = ("sdpa", "eager")
@@ -96,6 +99,7 @@ def estimate(
     fit: str | None = None,
     counted: Callable[[Counted], None] = lambda count: None,
     prepare: Callable[[], None] = lambda: None,
+    cache: Path | None = None,
 ) -> Estimate:
     """What the configuration in `file` costs on `model`; reads the model's `config.json` only.
 
@@ -106,28 +110,36 @@ def estimate(
         conditions: How it is trained.
         fit: Memory of a device, such as `24GiB`: also find the largest batch whose peak fits, with a margin.
         counted: Told the count before the memory is predicted, which takes longer.
-        prepare: Called once the options are known to be right, before anything heavy is imported.
+        prepare: Called before anything heavy is imported, which is where the answer is not known yet.
+        cache: Folder of what earlier estimates found; None keeps nothing.
 
     Raises:
         InputError: A file, model or setting that is not usable.
     """
     _check(conditions)
     capacity = None if fit is None else read_amount(fit, place="--fit")
-    prepare()
-    from autopeft.trainers.model import read_shape
-
     spec = ModelSpec(name=resolve_path(model, folder=None), dtype=conditions.dtype, attention=conditions.attention)
-    shape = read_shape(spec)
+    known = EstimateCache(cache, model=spec.name) if cache is not None else None
+    shape, most_tokens = _shape(spec, known, prepare)
     spec = replace(spec, dtype=shape.dtype, attention=shape.attention)
     written = read_configuration_file(file)
-    conditions = _with_length(conditions, written, spec, shape)
+    conditions = _with_length(conditions, written, spec, shape, most_tokens)
     foreign = "peft_type" in written
     count = _counted_foreign(written, shape) if foreign else _counted(written, shape)
     counted(count)
-    alone = (_foreign if foreign else _own)(written, spec, shape, conditions)
+
+    @functools.cache
+    def found() -> Price:
+        prepare()
+        return (_foreign if foreign else _own)(written, spec, shape, conditions)
 
     def price(rows: int | None) -> MemoryBreakdown:
-        return alone(rows).packed(conditions.trials_per_job)
+        def find() -> MemoryBreakdown:
+            return found()(rows)
+
+        question = [written, asdict(conditions), rows]
+        alone = find() if known is None else known.memory(question, find)
+        return alone.packed(conditions.trials_per_job)
 
     return Estimate(
         parameters=count.parameters,
@@ -136,6 +148,20 @@ def estimate(
         memory=price(None),
         fit=None if capacity is None else Fit(capacity=capacity, batch_size=largest_batch(price, capacity)),
     )
+
+
+def _shape(spec: ModelSpec, known: EstimateCache | None, prepare: Callable[[], None]) -> tuple[ModelShape, int | None]:
+    """The model's shape, and how many tokens it takes."""
+
+    def find() -> tuple[ModelShape, int | None]:
+        prepare()
+        from autopeft.trainers.checkpoint import most_tokens
+        from autopeft.trainers.model import read_shape
+
+        shape = read_shape(spec)
+        return shape, None if shape.image is not None else most_tokens(spec)
+
+    return find() if known is None else known.shape([spec.dtype, spec.attention], find)
 
 
 def _counted(written: Mapping[str, object], shape: ModelShape) -> Counted:
@@ -231,11 +257,13 @@ def _next(low: int, high: int, known: Mapping[int, float]) -> int:
 
 
 def _with_length(
-    conditions: Conditions, written: Mapping[str, object], spec: ModelSpec, shape: ModelShape
+    conditions: Conditions,
+    written: Mapping[str, object],
+    spec: ModelSpec,
+    shape: ModelShape,
+    most_tokens: int | None,
 ) -> Conditions:
     """`conditions` with a length that the model has positions for, virtual tokens before it included."""
-    from autopeft.trainers.checkpoint import check_length, most_tokens
-
     length = conditions.sequence_length
     if shape.image is not None:
         return replace(conditions, sequence_length=length or LENGTH)
@@ -243,8 +271,8 @@ def _with_length(
     if "peft_type" not in written:
         virtual = virtual_tokens(configuration(written, shape))
     virtual = virtual if isinstance(virtual, int) else 0
-    length = length or max(1, min(LENGTH, (most_tokens(spec) or LENGTH + virtual) - virtual))
-    check_length(spec, length, virtual=virtual, place="--sequence-length")
+    length = length or max(1, min(LENGTH, (most_tokens or LENGTH + virtual) - virtual))
+    refuse_length(spec, length, virtual=virtual, limit=most_tokens, place="--sequence-length")
     return replace(conditions, sequence_length=length)
 
 

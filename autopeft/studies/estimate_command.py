@@ -11,21 +11,25 @@ from autopeft.studies.describe import human_bytes
 from autopeft.studies.described_rows import plain_table
 from autopeft.studies.estimate import Conditions, Counted
 from autopeft.studies.terminal import percentage, print_json, print_table
+from autopeft.trainers.tokens import cache_folder
 
 
 def estimate(model: str, file: Path, conditions: Conditions, *, fit: str | None, as_json: bool) -> None:
     """Say what a configuration costs."""
     from autopeft.studies.estimate import estimate as cost
 
+    kept = cache_folder() / "estimates"
     if as_json:
-        print_json(cost(model, file, conditions, fit=fit, prepare=_prepare).to_json())
+        print_json(cost(model, file, conditions, fit=fit, prepare=_prepare, cache=kept).to_json())
         return
 
     def say(count: Counted) -> None:
         print_table(count_lines(count.parameters, count.base_parameters, count.described))
         sys.stdout.flush()
 
-    print_table(estimate_table(cost(model, file, conditions, fit=fit, counted=say, prepare=_prepare).to_json()))
+    print_table(
+        estimate_table(cost(model, file, conditions, fit=fit, counted=say, prepare=_prepare, cache=kept).to_json())
+    )
 
 
 def _prepare() -> None:

@@ -11,9 +11,10 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import logging
 
-from autopeft.errors import ModelError, SpecError
+from autopeft.errors import ModelError
 from autopeft.trainers.image_reader import ImageReader, open_image_reader
 from autopeft.trainers.job import ModelSpec
+from autopeft.trainers.lengths import refuse_length
 
 T = TypeVar("T")
 
@@ -75,13 +76,7 @@ def check_length(model: ModelSpec, max_length: int, *, virtual: int = 0, place: 
     Raises:
         SpecError: With what there is room for.
     """
-    limit = most_tokens(model)
-    if limit is not None and max_length + virtual > limit:
-        beside = f" and {virtual} virtual tokens" if virtual else ""
-        raise SpecError(
-            f"{place}: got {max_length}{beside}; {model.name!r} takes at most {limit} tokens",
-            hint=f"set {place} to {limit - virtual} or less" if limit > virtual else "use fewer virtual tokens",
-        )
+    refuse_length(model, max_length, virtual=virtual, limit=most_tokens(model), place=place)
 
 
 def most_tokens(model: ModelSpec) -> int | None:

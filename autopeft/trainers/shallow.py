@@ -23,10 +23,10 @@ _INPUT: Final = ("LN_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PROMPT_TUN
 _TIED: Final = ("LILY", "TINYLORA", "UNILORA")
 """PEFT types whose tensors are shared out among the layers by their number."""
 _UNEVEN: Final = (
-    *("layers_to_transform", "layers_pattern", "layer_replication", "target_parameters", "num_layers"),
+    *("layers_to_transform", "layers_pattern", "layer_replication", "target_parameters"),
     *("proportional_parameters", "exclude_modules", "monteclora_config", "arrow_config"),
 )
-"""Fields that tell one layer from another, or that say how many there are."""
+"""Fields that tell one layer from another."""
 
 
 def treats_layers_alike(config: Mapping[str, object]) -> bool:

@@ -19,8 +19,9 @@ from tests.models import MODELS
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A folder with a configuration and no weights."""
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a configuration and no weights; nothing is known of it."""
+    monkeypatch.setenv("AUTOPEFT_CACHE", str(tmp_path / "cache"))
     MODELS["llama"].config().save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
