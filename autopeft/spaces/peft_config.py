@@ -14,6 +14,7 @@ from autopeft.spaces.peft_targets import (
     HEAD,
     Module,
     ending_in,
+    head_biases,
     input_embedding,
     pattern_value,
     saved_modules,
@@ -43,6 +44,8 @@ _UNCOUNTED: Final[Mapping[str, str]] = MappingProxyType(
         "XLORA": "it routes adapters that are trained already; its size depends on their files",
     }
 )
+_CONV1D: Final = ("gpt2", "openai-gpt")
+"""Families whose maps are transformers' `Conv1D`, which is no `nn.Linear`."""
 _UNSUPPORTED: Final = ("arrow_config", "layer_replication", "target_parameters")
 
 
@@ -71,6 +74,11 @@ def count_peft_config(config: Config, shape: ModelShape) -> int:
         raise ConfigurationError(
             f"peft_type: {config.get('peft_type')!r} is not known; known are {', '.join(known)}",
             hint=nearest(kind, known) or "give an adapter_config.json that peft wrote",
+        )
+    if kind == "OSF" and shape.family in _CONV1D:
+        raise ConfigurationError(
+            f"peft_type OSF: peft 0.21.2 trains nothing of it on {shape.family}, whose maps are no nn.Linear",
+            hint='use the method osf of AutoPEFT, e.g. {"osf": {}}, or another peft_type',
         )
     check_fields(config)
     for field in _UNSUPPORTED:
@@ -153,7 +161,7 @@ def _beside(config: Config, shape: ModelShape) -> int:
     if bias == "all":
         sites = [site for row in shape.layers for site in row if site.bias]
         others = [size for part in shape.parts for name, size in part.sizes if name == "bias"]
-        return count + sum(site.d_out for site in sites) + sum(map(math.prod, others))
+        return count + sum(site.d_out for site in sites) + sum(map(math.prod, others)) + head_biases(config, shape)
     if bias.endswith("_only"):
         linear = [module.linear for module in targeted(config, shape) if module.linear]
         return count + sum(site.d_out for site in linear if site.bias)

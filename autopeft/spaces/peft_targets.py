@@ -39,6 +39,13 @@ PREFIXES: Final[Mapping[str, str]] = MappingProxyType(
 """Family to the attribute under which a model with a head holds its base: `model` for all others, none for T5."""
 
 HEAD: Final = "lm_head"
+_HEAD_BIAS: Final = ("codegen", "gptj", "phi")
+"""Families whose language-model head has a bias."""
+_CLASSIFIER_POOLER: Final[Mapping[str, str]] = MappingProxyType(
+    {"deberta": "pooler.dense", "deberta-v2": "pooler.dense"}
+)
+"""Linear maps that a family's classification model has between its base and its classifier, whose width only the
+model's own configuration says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +70,10 @@ def modules(shape: ModelShape, *, head: bool) -> tuple[Module, ...]:
     rows = [_from_site(shape, layer, site) for layer, row in enumerate(shape.layers) for site in row]
     rows += [_from_part(shape, part) for part in shape.parts]
     if head and (shape.causal or shape.decoder_layers):
-        site = Site(name=HEAD, d_in=shape.hidden_size, d_out=shape.vocabulary_size, bias=False, role=Role.OTHER)
-        rows.append(Module(name=HEAD, bare=HEAD, sizes=(("weight", (site.d_out, site.d_in)),), linear=site))
+        d_in, d_out, bias = shape.hidden_size, shape.vocabulary_size, shape.family in _HEAD_BIAS
+        site = Site(name=HEAD, d_in=d_in, d_out=d_out, bias=bias, role=Role.OTHER)
+        sizes = (("weight", (d_out, d_in)), *([("bias", (d_out,))] if bias else []))
+        rows.append(Module(name=HEAD, bare=HEAD, sizes=sizes, linear=site))
     return tuple(rows)
 
 
@@ -85,10 +94,37 @@ def targeted(config: Config, shape: ModelShape) -> tuple[Module, ...]:
         found = [module for module in everything if module.linear and module.name != HEAD]
     else:
         found = [module for module in everything if any(_matches(config, name) for name in module.names)]
+    _check_pooler(config, shape, targets)
     found = [module for module in found if not _excluded(config, module)]
     if not found:
         raise _nothing_targeted(config, shape, targets)
     return tuple(found)
+
+
+def head_biases(config: Config, shape: ModelShape) -> int:
+    """Biases of the language-model head, where the model has one and its head has some."""
+    if config.get("task_type") not in (None, "CAUSAL_LM") or not shape.causal or shape.family not in _HEAD_BIAS:
+        return 0
+    return shape.vocabulary_size
+
+
+def _check_pooler(config: Config, shape: ModelShape, targets: str | Sequence[object]) -> None:
+    """Refuse targets that name a map which comes with the classification model and is not described.
+
+    Raises:
+        ConfigurationError: They do.
+    """
+    name = _CLASSIFIER_POOLER.get(shape.family)
+    if name is None or config.get("task_type") != "SEQ_CLS":
+        return
+    module = Module(name=name, bare=name, sizes=(), linear=None)
+    every = isinstance(targets, str) and targets.lower() == "all-linear"
+    if (every or _matches(config, name)) and not _excluded(config, module):
+        raise ConfigurationError(
+            f"target_modules: {targets!r} names {name} too, which this {shape.family} model has for classification"
+            " alone and whose width is not known here",
+            hint=f'add "exclude_modules": ["{name}"], or name maps of the layers only',
+        )
 
 
 def _nothing_targeted(config: Config, shape: ModelShape, targets: str | Sequence[object]) -> ConfigurationError:

@@ -125,7 +125,7 @@ def estimate(
     written = read_configuration_file(file)
     conditions = _with_length(conditions, written, spec, shape, most_tokens)
     foreign = "peft_type" in written
-    count = _counted_foreign(written, shape) if foreign else _counted(written, shape)
+    count = _counted_foreign(written, shape, conditions) if foreign else _counted(written, shape)
     counted(count)
 
     @functools.cache
@@ -173,9 +173,11 @@ def _counted(written: Mapping[str, object], shape: ModelShape) -> Counted:
     )
 
 
-def _counted_foreign(written: Mapping[str, object], shape: ModelShape) -> Counted:
+def _counted_foreign(written: Mapping[str, object], shape: ModelShape, conditions: Conditions) -> Counted:
+    kind, _ = _task(shape, conditions)
+    classifies = kind in ("text-classification", "multiple-choice") and not written.get("task_type")
     return Counted(
-        parameters=count_peft_config(written, shape),
+        parameters=count_peft_config({**written, "task_type": "SEQ_CLS"} if classifies else written, shape),
         base_parameters=shape.base_parameters,
         described=str(written["peft_type"]),
     )

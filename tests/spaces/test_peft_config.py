@@ -23,6 +23,7 @@ from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.peft_config import count_peft_config, known_peft_types
 from autopeft.spaces.peft_counts import SITE_COUNTS, factorization, nearest_divisor
 from autopeft.spaces.peft_fields import KNOWN
+from autopeft.spaces.peft_targets import modules
 from autopeft.trainers.job import ModelSpec
 from autopeft.trainers.model import read_shape
 from autopeft.trainers.sites import measure
@@ -199,10 +200,45 @@ def test_bone_of_an_earlier_peft_is_counted_as_its_successor() -> None:
     assert counted == count_peft_config({"peft_type": "MISS", "init_weights": "bat", **fields}, shape_of("bert"))
 
 
+def test_a_type_that_peft_does_not_train_on_conv1d_is_refused() -> None:
+    fields: dict[str, object] = {"target_modules": ["c_attn"]}
+    assert built_size(base_of("gpt2", head=True), "OSF", fields) == 0
+    with pytest.raises(ConfigurationError, match=r"peft_type OSF: peft .* trains nothing of it on gpt2"):
+        count_peft_config({"peft_type": "OSF", **fields}, shape_of("gpt2"))
+
+
 def test_a_conv1d_base_is_counted_too() -> None:
     fields: dict[str, object] = {"target_modules": ["c_attn"], "r": 3}
     counted = count_peft_config({"peft_type": "LORA", **fields}, shape_of("gpt2"))
     assert built_size(base_of("gpt2", head=True), "LORA", {**fields, "fan_in_fan_out": True}) == counted
+
+
+@pytest.mark.parametrize("more", [{"bias": "all"}, {"bias": "lora_only"}, {"modules_to_save": ["lm_head"]}], ids=str)
+@pytest.mark.parametrize("name", ["phi", "gptj", "llama"])
+def test_biases_of_a_language_model_head_are_counted(name: str, more: dict[str, object]) -> None:
+    targets = ["q_proj", "lm_head"] if "bias" in more else ["q_proj"]
+    fields: dict[str, object] = {"target_modules": targets, "r": 3, **more}
+    counted = count_peft_config({"peft_type": "LORA", **fields}, shape_of(name))
+    assert built_size(base_of(name, head=True), "LORA", fields) == counted
+
+
+def test_families_whose_head_has_a_bias_are_known() -> None:
+    for name, model in MODELS.items():
+        if model.causal:
+            base = base_of(name, head=True)
+            biased = getattr(base.get_output_embeddings(), "bias", None) is not None  # type: ignore[operator]  # a model's method
+            head = modules(shape_of(name), head=True)[-1]
+            assert head.linear is not None
+            assert head.linear.bias == biased, name
+
+
+def test_a_map_of_the_classification_model_alone_is_not_left_out_in_silence() -> None:
+    config = {"peft_type": "LORA", "target_modules": "all-linear", "r": 2, "task_type": "SEQ_CLS"}
+    shape = shape_of("deberta-v2")
+    with pytest.raises(ConfigurationError, match=r"names pooler.dense too, which this deberta-v2 model has for classi"):
+        count_peft_config(config, shape)
+    bare = count_peft_config({**config, "task_type": "TOKEN_CLS"}, shape)
+    assert count_peft_config({**config, "exclude_modules": ["pooler.dense"]}, shape) == bare
 
 
 @pytest.mark.parametrize(
