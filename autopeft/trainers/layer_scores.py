@@ -45,8 +45,9 @@ class Seen:
     """One site in one batch, everything in float32."""
 
     gradient: torch.Tensor
-    """[D, K], or as the site keeps its weight where x and y are not asked for."""
+    """[D, K], of the batch's mean loss."""
     weight: torch.Tensor
+    """[D, K]."""
     x_NK: torch.Tensor
     """Inputs of the N real tokens of the last call."""
     y_ND: torch.Tensor
@@ -105,8 +106,8 @@ LAYER_SCORES: Final[Mapping[str, LayerScore]] = {
     "saliency": LayerScore(
         of_batch=lambda seen: (seen.gradient * seen.weight).abs().sum(), of_sites=mean, of_layer=sum
     ),
-    # SPT (He et al. 2023, arXiv 2303.08566): what one step of a weight changes in the loss is, to first
-    # order, g dw with dw = lr g, so g^2 up to a factor; the weights where its sum over batches is largest are selected.
+    # SPT (He et al. 2023, arXiv 2303.08566): what one step of a weight changes in the loss is, to first order, g dw
+    # with dw = lr g, so g^2 up to a factor; the weights where its sum over batches is largest are selected.
     "sensitivity": LayerScore(of_batch=lambda seen: seen.gradient.square(), of_sites=selected_share, of_layer=sum),
     # Light-PEFT (Gu et al., Findings of ACL 2024) scores an adapter by |its output| / |the base's|. Before training an
     # adapter has no output; after one gradient step that of an unbounded rank would be -lr G x.
@@ -121,8 +122,8 @@ def score_layers(name: str, model: ModelSpec, task: TaskSpec, settings: Training
 
     The first `BATCHES` batches of the first epoch of `settings.seed`, of at most `BATCH_ROWS` rows, through the model
     in eval mode with the head of that seed. Deterministic in the arguments, device and threads. Costs as many forward
-    and backward passes; memory is that of a training step with one site's gradient at a time, and for sensitivity a
-    float32 number for every weight of the sites.
+    and backward passes; memory is that of a training step with every site's output kept and one site's gradient at a
+    time, and for sensitivity a float32 number for every weight of the sites.
 
     Raises:
         ModelError: It cannot be loaded, or a site's gradient is NaN or infinite.
