@@ -19,14 +19,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.common import ROOT, spread, write_rows
-from benchmarks.memory import SEVENTY_B
+from common import ROOT, spread, write_rows
+from memory import SEVENTY_B
 
 CONFIGURATIONS = {
     "autopeft": ("lora.json", {"lora": {"rank": 8, "targets": ["q_proj", "v_proj"]}}),
     "peft": ("adapter_config.json", {"peft_type": "LORA", "r": 8, "target_modules": ["q_proj", "v_proj"]}),
 }
 LIBRARIES = "import torch\nfrom transformers import AutoModel, PreTrainedModel"
+CAPACITIES = {"llama-3b": "24GiB", "llama-70b": "400GiB"}
+"""What `--fit` is asked for."""
 IN_PROCESS = 300
 """Configurations that are asked for inside a process."""
 
@@ -117,18 +119,24 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     with tempfile.TemporaryDirectory() as name:
         floor = [timed([sys.executable, "-c", LIBRARIES], Path(name))[0] for _ in range(repeats)]
-        rows: list[dict[str, object]] = [
-            {"benchmark": "estimate-imports", "statement": LIBRARIES, "repeats": repeats}
-            | {f"{key}_seconds": spread([row[key] for row in floor]) for key in ("wall", "cpu")}
-        ]
-        for model, folder in models(Path(name)).items():
+        about = {"benchmark": "estimate-imports", "statement": LIBRARIES, "repeats": repeats}
+        written([about | {f"{key}_seconds": spread([row[key] for row in floor]) for key in ("wall", "cpu")}])
+        folders = models(Path(name))
+        for model, folder in folders.items():
             for kind in CONFIGURATIONS:
-                for fit in (None, "24GiB" if model == "llama-3b" else "400GiB"):
-                    rows += asked(model, folder, kind, fit=fit, repeats=repeats)
-            rows.append(in_process(model, folder))
+                written(asked(model, folder, kind, fit=None, repeats=repeats))
+        for model, folder in folders.items():
+            written([in_process(model, folder)])
+        for model, folder in folders.items():
+            for kind in CONFIGURATIONS:
+                written(asked(model, folder, kind, fit=CAPACITIES[model], repeats=repeats))
+
+
+def written(rows: list[dict[str, object]]) -> None:
+    """Print and keep rows as soon as they are there."""
     for row in rows:
-        print(json.dumps(row))
-    print(write_rows("estimate_time", rows))
+        print(json.dumps(row), flush=True)
+    write_rows("estimate_time", rows)
 
 
 if __name__ == "__main__":
