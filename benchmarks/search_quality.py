@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from common import RESULTS, ROOT, write_rows
 from engines import ENGINES, RANDOM, RECIPE, SEARCHERS, SLOW, WARM, Outcome, Synthetic, replayed
 from measured_table import MeasuredTable
@@ -38,6 +39,7 @@ SHARES = (0.9, 0.95, 0.99)
 
 def main() -> None:
     options = read_arguments()
+    torch.set_num_threads(1)
     with one_thread():
         for task, run, about in worlds(options):
             for engine in options.engines:
