@@ -12,6 +12,7 @@ import torch
 from autopeft.kernels.language import constexpr, tl, triton
 from autopeft.kernels.slots import Slots
 from autopeft.kernels.tiles import (
+    MANY_BYTES,
     appended,
     drop_threshold,
     empty,
@@ -105,7 +106,9 @@ def shrink_backward(
     """As `reference.low_rank.shrink_backward`."""
     n_slots, n_targets, rank, width = a_KTRD.shape
     out_ND = torch.empty_like(x_ND) if dx_ND is None else dx_ND
-    block_m, block_c = 32, 64
+    block_r, item_bytes = power_of_two(rank), x_ND.element_size()
+    many = item_bytes == 4 or n_targets * block_r * item_bytes >= MANY_BYTES
+    block_m, block_c = 32, 32 if many else 64
     columns = triton.cdiv(width, block_c)
     splits = n_splits(slots.lengths, columns, block_m)
     dtype = a_KTRD.dtype if splits == 1 else torch.float32
@@ -134,8 +137,8 @@ def shrink_backward(
         ADDS=dx_ND is not None,
         BLOCK_M=block_m,
         BLOCK_C=block_c,
-        BLOCK_R=power_of_two(rank),
-        num_warps=4,
+        BLOCK_R=block_r,
+        num_warps=8 if many else 4,
         num_stages=2,
         enable_fp_fusion=True,
     )

@@ -16,6 +16,7 @@ from autopeft.kernels.language import constexpr, tl, triton
 from autopeft.kernels.shares import sum_shares
 from autopeft.kernels.slots import Slots
 from autopeft.kernels.tiles import (
+    MANY_BYTES,
     block_of_rows,
     matmul,
     n_splits,
@@ -120,7 +121,7 @@ def expand_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `reference.low_rank.expand_backward`."""
     n_slots, width, rank = b_KOR.shape
-    shared = rank <= MOST_SHARED
+    shared, many = rank <= MOST_SHARED, rank * dy_NO.element_size() > MANY_BYTES
     block_m = block_of_rows(slots.lengths, most=128 if shared else 64)
     tiles, block_r = n_tiles(slots.lengths, block_m), power_of_two(rank)
     ds_NR = torch.empty(s_NR.shape, dtype=s_NR.dtype, device=s_NR.device)
@@ -144,10 +145,11 @@ def expand_backward(
             ACTIVATION=activation,
             SHARES=shared,
             BLOCK_M=block_m,
-            BLOCK_C=64,
+            BLOCK_C=32 if many else 64,
             BLOCK_R=block_r,
             SLOTS=power_of_two(n_slots),
-            num_warps=4,
+            num_warps=8 if many else 4,
+            num_stages=2 if many else 3,
             enable_fp_fusion=True,
         )
     if not shared:
@@ -160,7 +162,7 @@ def expand_backward(
 def _outer(dy_NO: torch.Tensor, s_NR: torch.Tensor, b_KOR: torch.Tensor, slots: Slots, activation: str) -> torch.Tensor:
     """The gradient of B by a second read of dY."""
     n_slots, width, rank = b_KOR.shape
-    block_m, block_c = 32, 64
+    block_m, block_c = 32, 32 if rank * dy_NO.element_size() > MANY_BYTES else 64
     columns = triton.cdiv(width, block_c)
     splits = n_splits(slots.lengths, columns, block_m)
     dtype = b_KOR.dtype if splits == 1 else torch.float32

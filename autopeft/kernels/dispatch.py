@@ -21,6 +21,10 @@ Backend = Literal["triton", "torch"]
 HAS_TRITON: Final = importlib.util.find_spec("triton") is not None
 DTYPES: Final = frozenset({torch.bfloat16, torch.float16, torch.float32})
 LEAST_CAPABILITY: Final = (8, 0)
+MOST_TARGETS: Final = 4
+"""That read the same rows: with more, their masks spill registers."""
+MOST_RANKS_FP32: Final = 64
+"""Products of fp32 have no tensor cores and hold their operands in registers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,10 @@ def choose(
     if device != "cuda" or not has_triton or dtype not in DTYPES or capability < LEAST_CAPABILITY:
         return "torch"
     padded = max(16, 1 << (rank - 1).bit_length())
-    return "triton" if targets * padded <= OPERATIONS[operation].most_ranks else "torch"
+    most = OPERATIONS[operation].most_ranks
+    if dtype == torch.float32:
+        most = min(most, MOST_RANKS_FP32)
+    return "triton" if targets <= MOST_TARGETS and targets * padded <= most else "torch"
 
 
 def implementation(operation: str, like: torch.Tensor, *, rank: int = 1, targets: int = 1) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ import torch
 from autopeft.kernels.language import constexpr, tl, triton
 from autopeft.kernels.slots import Slots
 from autopeft.kernels.tiles import (
+    MANY_BYTES,
     appended,
     block_of_rows,
     drop_threshold,
@@ -81,7 +82,8 @@ def shrink(x_ND: torch.Tensor, a_KTRD: torch.Tensor, slots: Slots, *, stream: in
     _, n_targets, rank, width = a_KTRD.shape
     s_TNR = x_ND.new_empty(n_targets, len(x_ND), rank)
     block_r = power_of_two(rank)
-    block_m = block_of_rows(slots.lengths, most=64 if n_targets * block_r <= 128 else 32)
+    many = n_targets * block_r * x_ND.element_size() > MANY_BYTES
+    block_m = block_of_rows(slots.lengths, most=32 if many else 64)
     if tiles := n_tiles(slots.lengths, block_m):
         shrink_kernel[(tiles,)](
             x_ND,
@@ -100,11 +102,11 @@ def shrink(x_ND: torch.Tensor, a_KTRD: torch.Tensor, slots: Slots, *, stream: in
             TARGETS=n_targets,
             DROPS=slots.drops,
             BLOCK_M=block_m,
-            BLOCK_C=64,
+            BLOCK_C=32 if many else 64,
             BLOCK_R=block_r,
             SLOTS=power_of_two(len(slots)),
-            num_warps=4,
-            num_stages=3,
+            num_warps=8 if many else 4,
+            num_stages=2 if many else 3,
             enable_fp_fusion=True,
         )
     return s_TNR

@@ -48,6 +48,8 @@ CASES = (
     Case(name="several targets", lengths=(16, 9), targets=3, dropout=(0.25, 0.0), activation="tanh"),
     Case(name="several blocks of rows", lengths=(70, 2), rank=5, d_in=16, d_out=16, activation="silu"),
     Case(name="a large rank", lengths=(9, 20), rank=40, dropout=(0.0, 0.5), activation="gelu"),
+    Case(name="the largest ranks", lengths=(3, 18), rank=130, d_in=73, dropout=(0.3, 0.0), activation="gelu"),
+    Case(name="large ranks of several targets", lengths=(17, 4), rank=40, targets=3, d_in=73, dropout=(0.5, 0.1)),
 )
 
 

@@ -23,7 +23,10 @@ def test_a_cpu_has_the_twin_and_a_cuda_device_the_kernel(operation: str) -> None
         {"dtype": torch.float64},
         {"capability": (7, 5)},
         {"rank": 512},
-        {"rank": 65, "targets": 3},
+        {"dtype": torch.bfloat16, "rank": 65, "targets": 3},
+        {"rank": 65},
+        {"rank": 17, "targets": 3},
+        {"dtype": torch.bfloat16, "targets": 5},
     ],
 )
 def test_what_a_kernel_does_not_take_goes_to_the_twin(given: dict[str, object]) -> None:
