@@ -194,7 +194,7 @@ def _own(written: Mapping[str, object], spec: ModelSpec, shape: ModelShape, cond
 
     kind, n_labels = _task(shape, conditions)
     chosen = configuration(written, shape)
-    described = describe_model(spec, kind=kind, n_labels=n_labels)
+    described = describe_model(spec, kind=kind, n_labels=n_labels, shape=shape)
     forecast = MemoryForecast(described, TASKS[kind][0], device=conditions.device)
 
     def price(rows: int | None) -> MemoryBreakdown:

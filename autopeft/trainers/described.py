@@ -25,7 +25,9 @@ class DescribedModel:
     head_names: tuple[str, ...]
 
 
-def describe_model(spec: ModelSpec, *, kind: str, n_labels: int | None, depth: int | None = None) -> DescribedModel:
+def describe_model(
+    spec: ModelSpec, *, kind: str, n_labels: int | None, depth: int | None = None, shape: ModelShape | None = None
+) -> DescribedModel:
     """The model that training `kind` would load, from its configuration.
 
     A checkpoint that lacks a part of the base (a pooler) has it drawn anew and trained; that is not known here, so the
@@ -36,12 +38,13 @@ def describe_model(spec: ModelSpec, *, kind: str, n_labels: int | None, depth: i
         kind: A key of `autopeft.trainers.kinds.AUTO_CLASSES`.
         n_labels: Outputs of the new head; None for language models.
         depth: With its first so many layers only.
+        shape: What `read_shape` says of the same model and depth, where that is known.
 
     Raises:
         ModelError: As `autopeft.trainers.model.read_shape`.
     """
     place = f"model {spec.name!r}"
-    shape = read_shape(spec, depth=depth)
+    shape = shape or read_shape(spec, depth=depth)
     check_kind(kind, shape, place=place, custom_code=spec.trust_remote_code)
     model = build_empty(spec, kind, n_labels=n_labels, depth=depth)
     mode = new_mode()

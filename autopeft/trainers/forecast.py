@@ -31,6 +31,7 @@ from autopeft.spaces.configuration import Configuration, FieldValue, MethodSetti
 from autopeft.spaces.factors import first_factor_parameters
 from autopeft.spaces.methods import METHODS
 from autopeft.spaces.methods.method import FieldKind
+from autopeft.trainers.calls import Call, record_calls
 from autopeft.trainers.described import DescribedModel, describe_model
 from autopeft.trainers.example import example_batch
 from autopeft.trainers.fake import UNANSWERABLE, adopt, faking
@@ -42,7 +43,7 @@ from autopeft.trainers.meter import buffer_bytes, held_bytes
 from autopeft.trainers.model import head_parameters
 from autopeft.trainers.optimizers import is_first_factor
 from autopeft.trainers.sites import layers_of
-from autopeft.trainers.step import Call, Step, record_calls
+from autopeft.trainers.step import Step
 from autopeft.trainers.task import resolve_task
 from autopeft.trainers.task_kind import Task
 from autopeft.trainers.trace import trace_frame, trace_layer, trace_scoring

@@ -18,11 +18,12 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from autopeft.objectives.memory import FrameTrace, LayerTrace
+from autopeft.trainers.calls import Call
 from autopeft.trainers.fake import UNANSWERABLE
 from autopeft.trainers.inject import AdapterSet
 from autopeft.trainers.meter import SavedTensorMeter, buffer_bytes
 from autopeft.trainers.model import set_training
-from autopeft.trainers.step import Call, Step
+from autopeft.trainers.step import Step
 from autopeft.trainers.storages import StorageWatch, storage_bytes, storage_key
 
 _CALL: Final = "_call_impl"

@@ -13,10 +13,10 @@ from autopeft.objectives.memory import MemoryBreakdown, Setup
 from autopeft.spaces.configuration import Configuration, MethodSetting
 from autopeft.spaces.model_shape import ModelShape, Role
 from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, Placement
+from autopeft.trainers.calls import record_calls
 from autopeft.trainers.described import describe_model
 from autopeft.trainers.forecast import MemoryForecast
 from autopeft.trainers.job import ModelSpec
-from autopeft.trainers.step import record_calls
 from autopeft.trainers.task import TASKS
 from autopeft.trainers.trace import trace_scoring
 from tests.configurations import configuration, setting
