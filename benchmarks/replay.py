@@ -67,11 +67,13 @@ class Problem:
     """Of each configuration, its trainings in the table, one a seed."""
 
     @classmethod
-    def of(cls, table: MeasuredTable, task: str, *, space: SearchSpace | None = None) -> "Problem":
-        """The configurations that were trained on `task`."""
+    def of(
+        cls, table: MeasuredTable, task: str, *, space: SearchSpace | None = None, first: int | None = None
+    ) -> "Problem":
+        """The configurations that were trained on `task`; with `first` only so many, as when the table was smaller."""
         place, space = table.tasks.index(task), space or table.space()
         rows: dict[int, list[int]] = {}
-        for row in np.flatnonzero(table.task == place):
+        for row in np.flatnonzero((table.task == place) & (table.index < (first or len(table.values)))):
             rows.setdefault(int(table.index[row]), []).append(int(row))
         metric = table.about["metrics"][task]
         return cls(

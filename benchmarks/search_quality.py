@@ -12,8 +12,9 @@ absolute there, and 95 % are of what half of the random searches have at their e
 
 For every task and engine: in how many trials and how many epochs half of the searches reached 95 % of the table's
 volume. A row goes to `benchmarks/results/search_quality.jsonl` when an engine is through; table and picture
-(`benchmarks/results/search_quality-*.png`) are of the last row of each engine on the same problem. Engines that
-think for seconds (`gp`, `recipe`) get `--slow-seeds`.
+(`benchmarks/results/search_quality-*.png`) are of the last row of each engine on the same problem; `--configurations`
+goes back to a table as it was when it was smaller. Engines that think for seconds (`gp`, `recipe`) get
+`--slow-seeds`.
 """
 
 import argparse
@@ -88,7 +89,10 @@ def worlds(options: argparse.Namespace) -> list[tuple[str, Run, dict[str, Any]]]
         return [("synthetic", on_made, {"benchmark": "search_quality", "problem": "synthetic", "epochs_a_trial": 1})]
     measured = MeasuredTable.read(options.table)
     space = measured.space()
-    problems = {task: Problem.of(measured, task, space=space) for task in options.tasks or measured.tasks}
+    problems = {
+        task: Problem.of(measured, task, space=space, first=options.configurations)
+        for task in options.tasks or measured.tasks
+    }
     names = list(problems)
 
     def on_table(task: str, engine: str, seed: int) -> Outcome:
@@ -219,6 +223,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--problem", choices=("table", "synthetic"), default="table")
     parser.add_argument("--table", type=Path, default=ROOT / "benchmarks" / "tables" / "minilm.npz")
     parser.add_argument("--tasks", nargs="+", help="of the table; all when left out")
+    parser.add_argument("--configurations", type=int, help="of the table, the first so many; all when left out")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--slow-seeds", type=int, default=20)
     parser.add_argument("--trials", type=int, default=60)

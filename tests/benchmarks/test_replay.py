@@ -87,6 +87,12 @@ def test_the_whole_table_has_all_of_its_volume(problem: Problem) -> None:
     assert 0 < problem.volume(problem.configurations[:1]) < 1
 
 
+def test_a_smaller_table_is_the_first_of_a_larger_one(table: MeasuredTable, problem: Problem) -> None:
+    smaller = Problem.of(table, "a", first=5)
+    assert smaller.configurations == problem.configurations[:5]
+    assert smaller.rows == problem.rows[:5]
+
+
 def test_a_training_that_failed_is_a_failed_trial_and_adds_nothing(table: MeasuredTable) -> None:
     failing = Problem.of(table, "b")
     trials = {trial.configuration: trial for trial in failing.study(N, 0)}
