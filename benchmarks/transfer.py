@@ -1,12 +1,12 @@
-"""A front found on RTE, moved to other tasks, beside searching each and beside a tuned uniform LoRA.
+"""A front found on one task, moved to others, beside searching each and beside a tuned uniform LoRA.
 
-    python benchmarks/transfer.py --folder DIR [--rows 400] [--trials 12] [--baseline-trials 6] [--tasks sst2 trec]
+    python benchmarks/transfer.py --folder DIR [--sources rte sst2] [--rows 400] [--trials 12] [--tasks sst2 trec]
 
 The claim is that of AutoPEFT (Zhou et al., TACL 2024, section 5): a configuration found on one task does as well on
-others as what is searched there. For every task: a search; the front of the RTE search replayed (`autopeft transfer`);
-then the best and the knee of both, a uniform LoRA and the best of a random search tuned by equal trainings, all trained
-again from three seeds and scored on the held-out split (`autopeft confirm`). The model is MiniLM-L6, the data
-`../shared/data`, of which `--rows` are trained on.
+others as what is searched there; the paper's one task is RTE. For every task: a search; the front of each source's
+search replayed (`autopeft transfer`); then the best point of each, and a uniform LoRA and the best of a random search
+tuned by equal trainings, all trained again from three seeds and scored on the held-out split (`autopeft confirm`). The
+model is MiniLM-L6, the data `../shared/data`, of which `--rows` are trained on. RTE has rows of its own (`--rte-rows`).
 
 Everything is a study in DIR/autopeft.db: what is interrupted goes on with the same command, and what is there is not
 trained again. The table is printed, and rows are appended to `benchmarks/results/transfer.jsonl`.
@@ -28,7 +28,6 @@ from autopeft.studies.confirmation import Arm, Confirmation
 from autopeft.studies.replay import Replay
 
 DATA = ROOT.parent / "shared" / "data"
-SOURCE = "rte"
 TASKS: Mapping[str, str] = {
     "rte": "accuracy",
     "sst2": "accuracy",
@@ -50,6 +49,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=400)
+    parser.add_argument("--rte-rows", type=int, default=2000)
+    parser.add_argument("--sources", nargs="+", choices=TASKS, default=["rte", "sst2"])
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--baseline-trials", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=3)
@@ -58,23 +59,31 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     storage = f"sqlite:///{options.folder}/autopeft.db"
     rows: list[dict[str, object]] = []
-    for task in dict.fromkeys([SOURCE, *options.tasks]):
-        spec = study_of(task, options)
-        autopeft.search(spec, storage=storage)
-        replay = autopeft.transfer(SOURCE, spec, storage=storage) if task != SOURCE else None
+    for task in dict.fromkeys([*options.sources, *options.tasks]):
+        autopeft.search(study_of(task, options), storage=storage)
+    settings = {name: value for name, value in vars(options).items() if name not in ("folder", "tasks", "sources")}
+    for task in options.tasks:
         Study.open(task, storage=storage).confirm()
-        if replay is not None:
-            Study.open(replay.study, storage=storage).confirm(baselines=False)
-        if task in options.tasks:
-            settings = {"rows": options.rows, "trials": options.trials, "baseline_trials": options.baseline_trials}
-            rows += [row | settings for row in compared(task, replay, storage=storage)]
+        replays = {
+            source: moved(source, task, options, storage=storage) for source in options.sources if source != task
+        }
+        rows += [row | settings for row in compared(task, replays, storage=storage)]
     print(table(rows))
     print(write_rows("transfer", rows))
 
 
+def moved(source: str, task: str, options: argparse.Namespace, *, storage: str) -> Replay:
+    """The source's front trained on the task, its best and knee from three seeds."""
+    replay = autopeft.transfer(source, study_of(task, options), storage=storage)
+    assert isinstance(replay, Replay)
+    Study.open(replay.study, storage=storage).confirm(baselines=False)
+    return replay
+
+
 def study_of(task: str, options: argparse.Namespace) -> dict[str, object]:
     """The study file of a task, its rows written beside the storage."""
-    data = {name: str(path) for name, path in split(task, options.folder, rows=options.rows).items()}
+    n_rows = options.rte_rows if task == "rte" else options.rows
+    data = {name: str(path) for name, path in split(task, options.folder, rows=n_rows).items()}
     text = ["text", "text_pair"] if task == "rte" else "text"
     metric = TASKS[task]
     return {
@@ -112,16 +121,16 @@ def drawn(path: Path, count: int) -> list[dict[str, str]]:
     return random.Random(0).sample(rows, min(count, len(rows)))
 
 
-def compared(task: str, replay: Replay | None, *, storage: str) -> Iterator[dict[str, object]]:
+def compared(task: str, replays: Mapping[str, Replay], *, storage: str) -> Iterator[dict[str, object]]:
     """A row for every way to come to a configuration, scores on the same held-out rows from the same seeds."""
     found = Study.open(task, storage=storage).confirmation()
     assert found is not None
     ways = {"searched here": best_of(found), "tuned LoRA": found.baseline("lora"), "random": found.baseline("random")}
     trials = {"searched here": found.trainings, "tuned LoRA": ways["tuned LoRA"] and ways["tuned LoRA"].tuned}
-    if replay is not None:
-        moved = Study.open(replay.study, storage=storage).confirmation()
-        assert moved is not None
-        ways, trials = {f"from {SOURCE}": best_of(moved), **ways}, {f"from {SOURCE}": len(replay.history), **trials}
+    for source, replay in replays.items():
+        confirmed = Study.open(replay.study, storage=storage).confirmation()
+        assert confirmed is not None
+        ways[f"from {source}"], trials[f"from {source}"] = best_of(confirmed), len(replay.history)
     arms = {name: arm for name, arm in ways.items() if arm is not None and arm.held_out}
     panel = Panel.of(
         found.objective, {name: [arm.held_out[seed] for seed in sorted(arm.held_out)] for name, arm in arms.items()}
@@ -138,7 +147,7 @@ def compared(task: str, replay: Replay | None, *, storage: str) -> Iterator[dict
             **{key: round(value, 4) for key, value in estimate.to_json().items()},
             "parameters": arm.costs.get("parameters"),
             "against_lora": None if against is None else against.to_json(),
-            "share_of_reachable": shares(replay).get(name),
+            "share_of_reachable": shares(replays).get(name),
             "test_rows": found.rows,
         }
 
@@ -148,11 +157,10 @@ def best_of(found: Confirmation) -> Arm | None:
     return found.chosen().get("best")
 
 
-def shares(replay: Replay | None) -> dict[str, float | None]:
-    """Share of the hypervolume known to be reachable on a task, of its validation scores."""
-    if replay is None or replay.reachable is None:
-        return {}
-    return {f"from {SOURCE}": replay.reachable.replayed, "searched here": replay.reachable.searched}
+def shares(replays: Mapping[str, Replay]) -> dict[str, float | None]:
+    """Share of the hypervolume known to be reachable on a task, of validation scores, that each replay comes to."""
+    known = {source: replay.reachable for source, replay in replays.items() if replay.reachable is not None}
+    return {f"from {source}": reachable.replayed for source, reachable in known.items()}
 
 
 def table(rows: list[dict[str, object]]) -> str:
