@@ -121,9 +121,10 @@ def expand_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `reference.low_rank.expand_backward`."""
     n_slots, width, rank = b_KOR.shape
-    shared, many = rank <= MOST_SHARED, rank * dy_NO.element_size() > MANY_BYTES
-    block_m = block_of_rows(slots.lengths, most=128 if shared else 64)
-    tiles, block_r = n_tiles(slots.lengths, block_m), power_of_two(rank)
+    shared, block_r, item_bytes = rank <= MOST_SHARED, power_of_two(rank), dy_NO.element_size()
+    many = block_r * item_bytes >= MANY_BYTES
+    block_m = block_of_rows(slots.lengths, most=32 if item_bytes == 4 else 128 if shared else 64)
+    tiles = n_tiles(slots.lengths, block_m)
     ds_NR = torch.empty(s_NR.shape, dtype=s_NR.dtype, device=s_NR.device)
     shares = dy_NO.new_empty((tiles, width, rank) if shared else (0,), dtype=torch.float32)
     if tiles:
@@ -162,7 +163,7 @@ def expand_backward(
 def _outer(dy_NO: torch.Tensor, s_NR: torch.Tensor, b_KOR: torch.Tensor, slots: Slots, activation: str) -> torch.Tensor:
     """The gradient of B by a second read of dY."""
     n_slots, width, rank = b_KOR.shape
-    block_m, block_c = 32, 32 if rank * dy_NO.element_size() > MANY_BYTES else 64
+    block_m, block_c = 32, 32 if power_of_two(rank) * dy_NO.element_size() >= MANY_BYTES else 64
     columns = triton.cdiv(width, block_c)
     splits = n_splits(slots.lengths, columns, block_m)
     dtype = b_KOR.dtype if splits == 1 else torch.float32

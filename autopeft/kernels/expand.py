@@ -10,7 +10,7 @@ import torch
 from autopeft.kernels.activations import activated
 from autopeft.kernels.language import constexpr, tl, triton
 from autopeft.kernels.slots import Slots
-from autopeft.kernels.tiles import block_of_rows, matmul, n_tiles, narrow, power_of_two, slot_of_tile
+from autopeft.kernels.tiles import MANY_BYTES, block_of_rows, matmul, n_tiles, narrow, power_of_two, slot_of_tile
 
 
 @triton.jit
@@ -53,7 +53,8 @@ def expand_add(
 ) -> torch.Tensor:
     """As `reference.low_rank.expand_add`."""
     _, width, rank = b_KOR.shape
-    block_m, block_c = block_of_rows(slots.lengths, most=64), 64
+    block_r, block_c = power_of_two(rank), 64
+    block_m = block_of_rows(slots.lengths, most=32 if block_r * y_NO.element_size() >= MANY_BYTES else 64)
     if tiles := n_tiles(slots.lengths, block_m):
         expand_kernel[(tiles, triton.cdiv(width, block_c))](
             y_NO,
@@ -70,7 +71,7 @@ def expand_add(
             ACTIVATION=activation,
             BLOCK_M=block_m,
             BLOCK_C=block_c,
-            BLOCK_R=power_of_two(rank),
+            BLOCK_R=block_r,
             SLOTS=power_of_two(len(slots)),
             num_warps=4,
             enable_fp_fusion=True,

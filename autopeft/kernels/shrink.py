@@ -82,7 +82,8 @@ def shrink(x_ND: torch.Tensor, a_KTRD: torch.Tensor, slots: Slots, *, stream: in
     _, n_targets, rank, width = a_KTRD.shape
     s_TNR = x_ND.new_empty(n_targets, len(x_ND), rank)
     block_r = power_of_two(rank)
-    many = n_targets * block_r * x_ND.element_size() > MANY_BYTES
+    rank_bytes = n_targets * block_r * x_ND.element_size()
+    many = rank_bytes >= MANY_BYTES
     block_m = block_of_rows(slots.lengths, most=32 if many else 64)
     if tiles := n_tiles(slots.lengths, block_m):
         shrink_kernel[(tiles,)](
@@ -105,7 +106,7 @@ def shrink(x_ND: torch.Tensor, a_KTRD: torch.Tensor, slots: Slots, *, stream: in
             BLOCK_C=32 if many else 64,
             BLOCK_R=block_r,
             SLOTS=power_of_two(len(slots)),
-            num_warps=8 if many else 4,
+            num_warps=8 if rank_bytes > MANY_BYTES else 4,
             num_stages=2 if many else 3,
             enable_fp_fusion=True,
         )

@@ -10,8 +10,8 @@ from autopeft.kernels.language import INTERPRETED, constexpr, tl, triton
 
 PROGRAMS: Final = 256
 """Programs that fill a card: about two for each of an H100's 132 multiprocessors."""
-MANY_BYTES: Final = 256
-"""Of one element of every rank of all targets: beyond them blocks are narrower and programs have more warps, or else
+MANY_BYTES: Final = 192
+"""Of one element of every rank of all targets: from there on blocks are smaller and programs have more warps, or else
 registers spill and shared memory is more than the 99 KiB of a card of 8.6 or 8.9 (`benchmarks/kernels_aot.py`)."""
 
 
