@@ -1,7 +1,7 @@
 """A table of trained configurations as one compact file: who was trained, on what, and what every epoch measured."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -89,6 +89,14 @@ class MeasuredTable:
         metric = self.about["metrics"][self.tasks[self.task[row]]]
         whole = [epoch for epoch in range(self.epochs.shape[1]) if np.isfinite(self.epochs[row, epoch]).all()]
         return tuple(self._measurement(row, epoch, metric) for epoch in whole)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """What the table was made of (`of`), as far as it is kept: why a training failed is not."""
+        for place, (task, index, seed) in enumerate(zip(self.task, self.index, self.seed, strict=True)):
+            measured = [one.to_json() for one in self.measurements(place)]
+            failure = None if len(measured) == self.epochs.shape[1] else ["failed", "see the table it is from"]
+            name = self.tasks[task]
+            yield {"task": name, "index": int(index), "seed": int(seed), "measurements": measured, "failure": failure}
 
     def _measurement(self, row: int, epoch: int, metric: str) -> Measurement:
         value, loss, training, evaluation, tokens, peak = (float(one) for one in self.epochs[row, epoch])

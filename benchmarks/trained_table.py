@@ -1,6 +1,6 @@
 """Makes a table by training: the same configurations of one space on several tasks, every epoch recorded.
 
-    python benchmarks/trained_table.py --folder DIR [--configurations 400] [--tasks trec sst2]
+    python benchmarks/trained_table.py --folder DIR [--configurations 400] [--tasks trec sst2] [--extend TABLE]
     python benchmarks/trained_table.py --folder DIR --pack [--out benchmarks/tables/minilm.npz]
 
 The configurations are uniform draws of `SPACE` from one seed, the same list for all tasks; every tenth of them is
@@ -10,7 +10,8 @@ goes through `autopeft.trainers.trainer.Trainer`, as a study's do.
 
 DIR/rows.jsonl gets a line a training, on the disk before the next begins. What is interrupted goes on with the same
 command and loses at most the training at hand. DIR/about.json says of what the rows are; rows of another space, other
-data or another model are refused. `--pack` writes the compact table that `measured_table.MeasuredTable` reads.
+data or another model are refused. `--pack` writes the compact table that `measured_table.MeasuredTable` reads. A new
+folder goes on from such a table with `--extend benchmarks/tables/minilm.npz`, whose trainings count as done.
 
 MR and CoLA can be named too. Of four configurations that were tried on CoLA with 400 rows and three epochs none passed
 a Matthews correlation of 0.03, so that there would be little to search.
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "trained_table")
     parser.add_argument("--configurations", type=int, default=400)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["trec", "sst2"])
+    parser.add_argument("--extend", type=Path, metavar="TABLE", help="a packed table, whose trainings count as done")
     parser.add_argument("--pack", action="store_true", help="write the table of what is there; train nothing")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "tables" / "minilm.npz")
     options = parser.parse_args()
@@ -88,6 +90,8 @@ def train_all(options: argparse.Namespace) -> None:
     trainers = {task: trainer_of(task) for task in options.tasks}
     shape = next(iter(trainers.values())).shape
     with opened(options.folder) as file:
+        if options.extend is not None:
+            unpacked(options.extend, options.folder, file)
         noted(options.folder, about(shape, options.tasks))
         configurations = drawn(bound(shape), options.configurations)
         known = {(row["task"], row["index"], row["seed"]) for row in rows_of(options.folder)}
@@ -95,10 +99,15 @@ def train_all(options: argparse.Namespace) -> None:
         for done, (task, index, seed) in enumerate(steps, start=1):
             row = trained(trainers[task], configurations[index], seed=seed)
             row = {"task": task, "index": index, "seed": seed, "id": configurations[index].id, **row}
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+            append(file, row)
             print(f"{done} of {len(steps)}: {task} {index} seed {seed} {told(row)}", flush=True)
+
+
+def append(file: TextIO, row: Mapping[str, Any]) -> None:
+    """A row, on the disk when this returns."""
+    file.write(json.dumps(row) + "\n")
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def plan(n: int, tasks: Sequence[str]) -> Iterator[tuple[str, int, int]]:
@@ -171,6 +180,10 @@ def about(shape: ModelShape, tasks: Sequence[str]) -> dict[str, Any]:
 
 
 SPLITS = ("train", "validation")
+ONE = ("space", "settings", "validation_rows", "draw_seed", "model", "shape")
+OF_TASKS = ("metrics", "train_rows", "data_sha256")
+"""What is the same for all rows of a folder, and what each task has of its own."""
+ABOUT = (*ONE, *OF_TASKS)
 
 
 def digest(path: Path) -> str:
@@ -182,10 +195,10 @@ def noted(folder: Path, now: dict[str, Any]) -> None:
     """Write DIR/about.json, or refuse to go on where the rows that are there are of something else."""
     path, now = folder / "about.json", json.loads(json.dumps(now))
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for key in ("space", "settings", "validation_rows", "draw_seed", "model", "shape"):
+    for key in ONE:
         if before and before[key] != now[key]:
             raise SpecError(f"{path}: {key} is {before[key]}, this script has {now[key]}", hint="name another --folder")
-    for key in ("metrics", "train_rows", "data_sha256"):
+    for key in OF_TASKS:
         other = {name for name, value in now[key].items() if before.get(key, {}).get(name, value) != value}
         if other:
             raise SpecError(f"{path}: {key} of {', '.join(sorted(other))} changed", hint="name another --folder")
@@ -234,6 +247,19 @@ def packed(folder: Path, out: Path) -> str:
     out.parent.mkdir(parents=True, exist_ok=True)
     table.write(out)
     return f"{out}: {table.told()}, {out.stat().st_size / 1024:.0f} KiB"
+
+
+def unpacked(path: Path, folder: Path, file: TextIO) -> None:
+    """Append to DIR's rows the trainings of a packed table that are not there; of something else are refused."""
+    if not path.exists():
+        raise SpecError(f"--extend: no such file {path}", hint="name a table that --pack wrote, or leave it out")
+    table = MeasuredTable.read(path)
+    noted(folder, {key: table.about[key] for key in ABOUT})
+    ids = [one.id for one in table.configurations(table.space())]
+    known = {(row["task"], row["index"], row["seed"]) for row in rows_of(folder)}
+    for row in table.rows():
+        if (row["task"], row["index"], row["seed"]) not in known:
+            append(file, {**row, "id": ids[row["index"]]})
 
 
 if __name__ == "__main__":

@@ -86,6 +86,26 @@ def test_a_packed_table_holds_what_was_measured(tmp_path: Path) -> None:
     assert len(table.measurements(2)) == 1, "the training failed after its first epoch"
 
 
+def test_a_new_folder_goes_on_from_a_packed_table(tmp_path: Path) -> None:
+    rows = [row("trec", 0, 0), row("sst2", 0, 1), row("trec", 1, 0, n_epochs=1)]
+    (tmp_path / "old").mkdir()
+    trained_table.packed(folder_of(tmp_path / "old", rows), tmp_path / "table.npz")
+    (tmp_path / "new").mkdir()
+    for _ in range(2):
+        with trained_table.opened(tmp_path / "new") as file:
+            trained_table.unpacked(tmp_path / "table.npz", tmp_path / "new", file)
+    assert len(trained_table.rows_of(tmp_path / "new")) == 3, "once each"
+    trained_table.packed(tmp_path / "new", tmp_path / "again.npz")
+    first, again = (TABLE.read(tmp_path / name) for name in ("table.npz", "again.npz"))
+    for name in ("task", "index", "seed", "parameters", "epochs"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+    assert first.values == again.values
+    (tmp_path / "other").mkdir()
+    trained_table.noted(tmp_path / "other", about(validation_rows=300))
+    with trained_table.opened(tmp_path / "other") as file, pytest.raises(SpecError, match="validation_rows is 300"):
+        trained_table.unpacked(tmp_path / "table.npz", tmp_path / "other", file)
+
+
 def test_a_half_written_row_is_cut_off(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, [row("trec", 0, 0)])
     path = folder / "rows.jsonl"
