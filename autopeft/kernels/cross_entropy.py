@@ -27,7 +27,8 @@ def cross_entropy_kernel(logits, labels, losses, size, stride, ignored, BLOCK: c
         highest = higher
     log_total = highest + tl.log(total)
     counted = label != ignored
-    chosen = tl.load(at_row + tl.where(counted, label, 0)).to(tl.float32)
+    inside = counted & (label >= 0) & (label < size)
+    chosen = tl.load(at_row + label, mask=inside, other=float("nan")).to(tl.float32)
     tl.store(losses + row, tl.where(counted, log_total - chosen, 0.0))
     for column in range(0, size, BLOCK):
         columns = column + tl.arange(0, BLOCK)
@@ -38,7 +39,7 @@ def cross_entropy_kernel(logits, labels, losses, size, stride, ignored, BLOCK: c
 
 
 def softmax_cross_entropy(logits_MV: torch.Tensor, labels_M: torch.Tensor) -> torch.Tensor:
-    """As `reference.cross_entropy.softmax_cross_entropy`."""
+    """As `reference.cross_entropy.softmax_cross_entropy`; the loss of a label that there is no logit for is NaN."""
     n_rows, size = logits_MV.shape
     losses_M = torch.empty(n_rows, dtype=torch.float32, device=logits_MV.device)
     if n_rows:

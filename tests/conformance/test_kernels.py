@@ -153,3 +153,11 @@ def branch(tensors: list[torch.Tensor], weights: list[torch.Tensor], slots: disp
     ys = low_rank.lora_linear(x, weights, [None, None], a, bs, slots, stream=2, activation="silu")
     grads = torch.autograd.grad(sum(y.pow(2).sum() for y in ys), tensors)
     return [*ys, *grads]
+
+
+@runs_kernels
+def test_a_label_beyond_the_logits_gives_nan_and_reads_nothing_else() -> None:
+    logits_MV = torch.randn(3, 5, device=DEVICE)
+    labels_M = torch.tensor([4, 5, -1], device=DEVICE)
+    losses_M = OPERATIONS["softmax_cross_entropy"].kernel()(logits_MV, labels_M)
+    assert torch.isfinite(losses_M).tolist() == [True, False, False]
