@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from autopeft.trainers.kinds_of_layer import arguments_mark, module_mark
+from autopeft.trainers.storages import storage_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +69,8 @@ def _repeatable(output: Any, arguments: Sequence[Any]) -> _Output | None:
     """None where an output is more, or less, than new tensors that depend on what comes from below."""
     leaves, spec = tree_flatten(output)
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
-    given = {leaf.untyped_storage()._cdata for leaf in arguments if isinstance(leaf, torch.Tensor)}
-    storages = {tensor.untyped_storage()._cdata for tensor in tensors}
+    given = {storage_key(leaf) for leaf in arguments if isinstance(leaf, torch.Tensor)}
+    storages = {storage_key(tensor) for tensor in tensors}
     if len(tensors) != len(leaves) or len(storages) != len(tensors) or storages & given:
         return None
     return _Output(spec=spec, likes=tuple(tensor.detach() for tensor in tensors))
@@ -77,14 +78,10 @@ def _repeatable(output: Any, arguments: Sequence[Any]) -> _Output | None:
 
 @final
 class _Echo(torch.autograd.Function):
-    """New tensors like others, that depend on `source`."""
+    """New tensors like others, that depend on `source`; what is recorded is not run backwards."""
 
     @staticmethod
     def forward(ctx: Any, source: torch.Tensor, likes: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return tuple(
             torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=like.device) for like in likes
         )
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[None, None]:
-        raise NotImplementedError("a recorded step is not run backwards")
