@@ -105,7 +105,7 @@ class Course:
 
     def __init__(self, run: Run, head: Mapping[str, nn.Parameter]) -> None:
         self.run = run
-        self._n_head = sum(parameter.numel() for parameter in head.values())
+        self.head = head
         configuration = run.adapters.configuration
         trained = [*run.adapters.named_parameters(), *head.items()]
         rates, ratios = own_rates(configuration), own_ratios(configuration)
@@ -224,7 +224,7 @@ class Course:
             tokens=self.epoch * int(run.train.lengths.sum()),
             peak_bytes=peak_bytes,
             parameters=run.adapters.n_parameters,
-            head_parameters=self._n_head,
+            head_parameters=sum(parameter.numel() for parameter in self.head.values()),
             extra=extra,
         )
 

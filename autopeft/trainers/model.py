@@ -241,14 +241,22 @@ def head_state(loaded: LoadedModel) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().cpu().clone() for name, parameter in head_parameters(loaded).items()}
 
 
-@torch.no_grad()
 def load_head_state(loaded: LoadedModel, state: Mapping[str, torch.Tensor]) -> None:
     """Copy `state` (as from `head_state`) into the head.
 
     Raises:
         ModelError: Names or sizes differ from the head's.
     """
-    own = head_parameters(loaded)
+    fill_head(head_parameters(loaded), state)
+
+
+@torch.no_grad()
+def fill_head(own: Mapping[str, nn.Parameter], state: Mapping[str, torch.Tensor]) -> None:
+    """Copy `state` into a head's parameters, the model's own or a copy's.
+
+    Raises:
+        ModelError: Names or sizes differ.
+    """
     sizes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     expected = {name: tuple(parameter.shape) for name, parameter in own.items()}
     if sizes != expected:

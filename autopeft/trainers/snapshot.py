@@ -1,7 +1,8 @@
 """A training between two epochs as one file, from which it goes on as if it had never stopped.
 
 Data order, dropout and rates follow from seed and epoch; what else the next epoch depends on is here: the trained
-tensors, the optimizer's moments, what moves ranks and draws layers, and what was measured so far.
+tensors, the optimizer's moments, what moves ranks and draws layers, and what was measured so far. Nothing in it says
+whether others trained beside: what was alone goes on in a pack, and the other way round.
 """
 
 import json
@@ -17,7 +18,7 @@ from autopeft.objectives.measurement import Measurement
 from autopeft.trainers.course import Course, Run
 from autopeft.trainers.layer_sampling import LayerSampler
 from autopeft.trainers.meter import MemoryMeter
-from autopeft.trainers.model import head_state, load_head_state
+from autopeft.trainers.model import fill_head
 
 _FORMAT: Final = 1
 _UNREADABLE: Final = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
@@ -25,7 +26,12 @@ _UNREADABLE: Final = (OSError, EOFError, RuntimeError, ValueError, KeyError, pic
 
 
 def save_snapshot(
-    path: Path, course: Course, *, measured: tuple[Measurement, ...], meter: MemoryMeter, sampler: LayerSampler | None
+    path: Path,
+    course: Course,
+    *,
+    measured: tuple[Measurement, ...],
+    meter: MemoryMeter,
+    sampler: LayerSampler | None = None,
 ) -> None:
     """Write how `course` stands after the epochs of `measured`; the file appears whole or not at all."""
     run = course.run
@@ -33,7 +39,7 @@ def save_snapshot(
         "of": _identity(run),
         "measurements": json.dumps([row.to_json() for row in measured]),
         "adapters": {name: tensor.detach().cpu() for name, tensor in run.adapters.state_dict().items()},
-        "head": head_state(run.loaded),
+        "head": {name: parameter.detach().cpu() for name, parameter in course.head.items()},
         "course": course.state(),
         "peak_bytes": meter.peak_bytes(course.optimizer),
         "sampler": None if sampler is None else sampler.state(),
@@ -48,7 +54,7 @@ def save_snapshot(
 
 
 def restore_snapshot(
-    path: Path, course: Course, *, meter: MemoryMeter, sampler: LayerSampler | None
+    path: Path, course: Course, *, meter: MemoryMeter, sampler: LayerSampler | None = None
 ) -> tuple[Measurement, ...]:
     """Put `course` where the file at `path` says that it was; what had been measured until then.
 
@@ -60,7 +66,7 @@ def restore_snapshot(
     if content is None or content["of"] != _identity(run):
         return ()
     run.adapters.load_state_dict(content["adapters"])
-    load_head_state(run.loaded, content["head"])
+    fill_head(course.head, content["head"])
     course.restore(content["course"])
     meter.earlier_bytes = content["peak_bytes"]
     if sampler is not None:

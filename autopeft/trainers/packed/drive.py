@@ -83,15 +83,35 @@ class Packed:
                 with self._pack.bare():
                     yield from self._host.alone(entry, self._entries)
                 continue
-            failure: Failure | None = None
-            try:
-                self._seats.append(_Seat(entry, self._pack.join(entry.slot, partial(self._host.begin, entry))))
-            except (RuntimeError, MemoryError) as error:
-                failure = failure_of(error)
-                if failure is None:
-                    raise
-            if failure is not None:
-                yield _failed(entry, failure)
+            seat = self._seated(entry)
+            if isinstance(seat, _Seat):
+                yield from self._earlier(seat)
+            else:
+                yield _failed(entry, seat)
+
+    def _seated(self, entry: Entry) -> _Seat | Failure:
+        """An entry in a slot of its own, where its checkpoint left it; or why it could not be had."""
+        slot: Slot | None = None
+        try:
+            slot = self._pack.join(entry.slot, partial(self._host.begin, entry))
+            slot.restore()
+        except (RuntimeError, MemoryError) as error:
+            if slot is not None:
+                self._pack.leave(slot)
+            failure = failure_of(error)
+            if failure is None:
+                raise
+            return failure
+        self._seats.append(_Seat(entry, slot))
+        return self._seats[-1]
+
+    def _earlier(self, seat: _Seat) -> Iterator[Report]:
+        """What had been measured when the training was broken off; it goes on after that."""
+        for measurement in seat.slot.measured:
+            yield self._host.report(seat.entry, seat.slot.run, measurement, None)
+            if self._entries.stopped(seat.entry.slot):
+                self._free(seat)
+                return
 
     def _round(self) -> Iterator[Report]:
         """One step of every slot; or, where epochs have ended, what there is to say of them."""
@@ -139,6 +159,7 @@ class Packed:
             )
         except DivergedError as error:
             return _failed(seat.entry, (error.kind, str(error)))
+        slot.note(measurement)
         test: Scores | None = None
         if course.done:
             load_head_state(self._loaded, slot.head_state())

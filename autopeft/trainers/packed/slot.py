@@ -6,9 +6,11 @@ from typing import final
 import torch
 from torch import nn
 
+from autopeft.objectives.measurement import Measurement
 from autopeft.trainers.course import Course, Run, Step
 from autopeft.trainers.meter import MemoryMeter
 from autopeft.trainers.packed.routing import Member
+from autopeft.trainers.snapshot import restore_snapshot, save_snapshot
 
 
 @final
@@ -38,6 +40,9 @@ class Slot:
         self.ended = False
         """Whether the epoch has no further step."""
         self.loss = torch.zeros(())
+        self.measured: tuple[Measurement, ...] = ()
+        """After each epoch that has ended."""
+        self._earlier_seconds = 0.0
         self._steps: Iterator[Step] | None = None
 
     @property
@@ -52,9 +57,10 @@ class Slot:
 
     @property
     def seconds(self) -> float:
-        """Its share of the time that the pack has taken, its preparation left out."""
+        """Its share of the time that the pack has taken, its preparation left out, and what was before a restoring."""
         course = self.course
-        return course.train_seconds - self.run.prepared_seconds + course.evaluation_seconds
+        spent = course.train_seconds - self.run.prepared_seconds + course.evaluation_seconds
+        return spent - self._earlier_seconds
 
     @property
     def begins(self) -> bool:
@@ -70,6 +76,18 @@ class Slot:
         self.step = next(self._steps, None)
         if self.step is None:
             self._steps, self.ended = None, True
+
+    def restore(self) -> None:
+        """Go on from the checkpoint of the run where one is kept, whoever trained beside it then; `measured` tells."""
+        if self.run.checkpoint is not None:
+            self.measured = restore_snapshot(self.run.checkpoint, self.course, meter=self.meter)
+            self._earlier_seconds = self.seconds
+
+    def note(self, measurement: Measurement) -> None:
+        """An epoch has ended; its checkpoint is written where one is kept and another epoch comes."""
+        self.measured = (*self.measured, measurement)
+        if self.run.checkpoint is not None and not self.course.done:
+            save_snapshot(self.run.checkpoint, self.course, measured=self.measured, meter=self.meter)
 
     def head_state(self) -> dict[str, torch.Tensor]:
         """Its head's tensors by their names in the model."""
