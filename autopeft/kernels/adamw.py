@@ -11,8 +11,9 @@ from typing import Final
 
 import torch
 
-from autopeft.kernels.language import constexpr, tl, triton
+from autopeft.kernels.language import constexpr, launched, tl, triton
 from autopeft.kernels.reference.adamw import AdamW
+from autopeft.kernels.tiles import ceil_div
 
 ONE_LAUNCH: Final = 1 << 20
 _BLOCK: Final = 2048
@@ -64,7 +65,7 @@ def clip_of(norm, max_norms, slot):
     return tl.minimum(tl.load(max_norms + slot) / (norm + 1e-6), 1.0)
 
 
-@triton.jit
+@launched()
 def adamw_kernel(
     p,
     g,
@@ -95,14 +96,14 @@ def adamw_kernel(
         update(p, g, m, v, rates, decays, ends, betas, epsilons, slot, t, clip, at, 0, size, GROUPS, BLOCK)
 
 
-@triton.jit
+@launched()
 def square_sum_kernel(g, sums, size, g_stride, chunk, CHUNKS: constexpr, BLOCK: constexpr):
     slot, low = tl.program_id(0), tl.program_id(1) * chunk
     total = square_sum(g + slot.to(tl.int64) * g_stride, low, tl.minimum(low + chunk, size), BLOCK)
     tl.store(sums + slot * CHUNKS + tl.program_id(1), total)
 
 
-@triton.jit
+@launched()
 def adamw_chunk_kernel(
     p,
     g,
@@ -155,7 +156,7 @@ def adamw_step(
             p_KP, g_KP, m_KP, v_KP, step_K, norm_K, *settings, GROUPS=groups, BLOCK=_BLOCK, num_warps=8
         )
         return norm_K
-    chunk = triton.cdiv(size, _CHUNKS * _BLOCK) * _BLOCK
+    chunk = ceil_div(size, _CHUNKS * _BLOCK) * _BLOCK
     sums = torch.empty(n_slots, _CHUNKS, dtype=torch.float32, device=p_KP.device)
     grid = (n_slots, _CHUNKS)
     square_sum_kernel[grid](g_KP, sums, size, g_KP.stride(0), chunk, CHUNKS=_CHUNKS, BLOCK=_BLOCK, num_warps=8)

@@ -9,11 +9,12 @@ Shapes: as in `reference/low_rank.py`.
 
 import torch
 
-from autopeft.kernels.language import constexpr, tl, triton
+from autopeft.kernels.language import constexpr, launched, tl
 from autopeft.kernels.slots import Slots
 from autopeft.kernels.tiles import (
     MANY_BYTES,
     appended,
+    ceil_div,
     drop_threshold,
     empty,
     kept,
@@ -26,7 +27,7 @@ from autopeft.kernels.tiles import (
 )
 
 
-@triton.jit(do_not_specialize=["stream"])
+@launched(unspecialized=("stream", "tokens"))
 def backward_input_kernel(
     ds,
     x,
@@ -46,6 +47,7 @@ def backward_input_kernel(
     split_stride,
     splits,
     stream,
+    tokens,
     TARGETS: constexpr,
     DROPS: constexpr,
     ADDS: constexpr,
@@ -81,7 +83,7 @@ def backward_input_kernel(
             branch = matmul(grad, factors[t], tl.zeros([BLOCK_M, BLOCK_C], tl.float32)) * factor
             used = tile
             if DROPS:
-                keep = kept(seed, threshold, rows - first, column, stream + t, BLOCK_M, BLOCK_C)
+                keep = kept(seed, threshold, rows - first, tokens, column, stream + t, BLOCK_M, BLOCK_C)
                 used = tl.where(keep, tile, 0.0).to(tile.dtype)
                 branch = tl.where(keep, branch, 0.0)
             back += branch
@@ -109,10 +111,9 @@ def shrink_backward(
     block_r, item_bytes = power_of_two(rank), x_ND.element_size()
     many = item_bytes == 4 or n_targets * block_r * item_bytes >= MANY_BYTES
     block_m, block_c = 32, 32 if many else 64
-    columns = triton.cdiv(width, block_c)
+    columns = ceil_div(width, block_c)
     splits = n_splits(slots.lengths, columns, block_m)
-    dtype = a_KTRD.dtype if splits == 1 else torch.float32
-    da_SKTRD = x_ND.new_empty((splits, *a_KTRD.shape), dtype=dtype)
+    da_SKTRD = x_ND.new_empty((splits, *a_KTRD.shape), dtype=a_KTRD.dtype if splits == 1 else torch.float32)
     backward_input_kernel[(n_slots * splits, columns)](
         ds_TNR,
         x_ND,
@@ -132,6 +133,7 @@ def shrink_backward(
         da_SKTRD.stride(0),
         splits,
         stream,
+        slots.tokens,
         TARGETS=n_targets,
         DROPS=slots.drops,
         ADDS=dx_ND is not None,

@@ -12,12 +12,13 @@ from typing import Final
 import torch
 
 from autopeft.kernels.activations import activated, slope
-from autopeft.kernels.language import constexpr, tl, triton
+from autopeft.kernels.language import constexpr, launched, tl
 from autopeft.kernels.shares import sum_shares
 from autopeft.kernels.slots import Slots
 from autopeft.kernels.tiles import (
     MANY_BYTES,
     block_of_rows,
+    ceil_div,
     matmul,
     n_splits,
     n_tiles,
@@ -30,7 +31,7 @@ from autopeft.kernels.tiles import (
 MOST_SHARED: Final = 32
 
 
-@triton.jit
+@launched()
 def backward_output_kernel(
     dy,
     s,
@@ -79,7 +80,7 @@ def backward_output_kernel(
     tl.store(at_ds, narrow(total, ds.dtype.element_ty), mask=live & ranks)
 
 
-@triton.jit
+@launched()
 def outer_kernel(
     dy,
     s,
@@ -164,7 +165,7 @@ def _outer(dy_NO: torch.Tensor, s_NR: torch.Tensor, b_KOR: torch.Tensor, slots: 
     """The gradient of B by a second read of dY."""
     n_slots, width, rank = b_KOR.shape
     block_m, block_c = 32, 32 if power_of_two(rank) * dy_NO.element_size() >= MANY_BYTES else 64
-    columns = triton.cdiv(width, block_c)
+    columns = ceil_div(width, block_c)
     splits = n_splits(slots.lengths, columns, block_m)
     dtype = b_KOR.dtype if splits == 1 else torch.float32
     db_SKOR = dy_NO.new_empty((splits, n_slots, width, rank), dtype=dtype)

@@ -8,12 +8,12 @@ Shapes: as in `reference/cross_entropy.py`.
 
 import torch
 
-from autopeft.kernels.language import constexpr, tl, triton
+from autopeft.kernels.language import constexpr, launched, tl
 from autopeft.kernels.reference.cross_entropy import IGNORED
 from autopeft.kernels.tiles import narrow, power_of_two
 
 
-@triton.jit
+@launched()
 def cross_entropy_kernel(logits, labels, losses, size, stride, ignored, BLOCK: constexpr):
     row = tl.program_id(0)
     at_row, label = logits + row.to(tl.int64) * stride, tl.load(labels + row)

@@ -6,7 +6,7 @@ when first chosen, so nothing here needs Triton.
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -14,13 +14,13 @@ from typing import Any, Final, Literal
 
 import torch
 
+from autopeft.kernels.device import LEAST_CAPABILITY, assumed
 from autopeft.kernels.reference import adamw, cross_entropy, low_rank, routing
 
 Backend = Literal["triton", "torch"]
 
 HAS_TRITON: Final = importlib.util.find_spec("triton") is not None
 DTYPES: Final = frozenset({torch.bfloat16, torch.float16, torch.float32})
-LEAST_CAPABILITY: Final = (8, 0)
 MOST_TARGETS: Final = 4
 """That read the same rows: with more, their masks spill registers."""
 MOST_RANKS_FP32: Final = 64
@@ -89,15 +89,32 @@ def choose(
 
 def implementation(operation: str, like: torch.Tensor, *, rank: int = 1, targets: int = 1) -> Callable[..., Any]:
     """The function that computes `operation` for activations as `like`: `choose`, made ready to be called."""
-    chosen = choose(
+    chosen = _chosen(operation, like, rank=rank, targets=targets)
+    return OPERATIONS[operation].kernel() if chosen == "triton" else OPERATIONS[operation].twin
+
+
+def takes(operations: Sequence[str], like: torch.Tensor, *, rank: int = 1, targets: int = 1) -> bool:
+    """Whether kernels compute all of `operations` for activations as `like`."""
+    return all(_chosen(one, like, rank=rank, targets=targets) == "triton" for one in operations)
+
+
+def _chosen(operation: str, like: torch.Tensor, *, rank: int, targets: int) -> Backend:
+    """`choose` for the device of `like`, or for the one that is assumed."""
+    instead = assumed()
+    if instead is not None:
+        device, capability, has_triton = "cuda", instead.capability, True
+    else:
+        device, has_triton = like.device.type, HAS_TRITON
+        capability = _capability(like.device) if device == "cuda" else LEAST_CAPABILITY
+    return choose(
         operation,
-        device=like.device.type,
+        device=device,
         dtype=like.dtype,
         rank=rank,
         targets=targets,
-        capability=_capability(like.device) if like.device.type == "cuda" else LEAST_CAPABILITY,
+        capability=capability,
+        has_triton=has_triton,
     )
-    return OPERATIONS[operation].kernel() if chosen == "triton" else OPERATIONS[operation].twin
 
 
 @cache

@@ -8,12 +8,21 @@ Shapes: as in `reference/low_rank.py`.
 import torch
 
 from autopeft.kernels.activations import activated
-from autopeft.kernels.language import constexpr, tl, triton
+from autopeft.kernels.language import constexpr, launched, tl
 from autopeft.kernels.slots import Slots
-from autopeft.kernels.tiles import MANY_BYTES, block_of_rows, matmul, n_tiles, narrow, power_of_two, slot_of_tile
+from autopeft.kernels.tiles import (
+    MANY_BYTES,
+    block_of_rows,
+    ceil_div,
+    matmul,
+    n_tiles,
+    narrow,
+    power_of_two,
+    slot_of_tile,
+)
 
 
-@triton.jit
+@launched()
 def expand_kernel(
     y,
     s,
@@ -56,7 +65,7 @@ def expand_add(
     block_r, block_c = power_of_two(rank), 64
     block_m = block_of_rows(slots.lengths, most=32 if block_r * y_NO.element_size() >= MANY_BYTES else 64)
     if tiles := n_tiles(slots.lengths, block_m):
-        expand_kernel[(tiles, triton.cdiv(width, block_c))](
+        expand_kernel[(tiles, ceil_div(width, block_c))](
             y_NO,
             s_NR,
             b_KOR,

@@ -7,7 +7,7 @@ Shapes: K slots, N rows, T targets that read the same X, R rank, D input width, 
 """
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -17,6 +17,9 @@ from autopeft.errors import SpecError
 from autopeft.kernels.dispatch import implementation
 from autopeft.kernels.reference.activations import ACTIVATIONS
 from autopeft.kernels.slots import Slots
+
+BRANCH: Final = ("shrink", "expand_add", "expand_backward", "shrink_backward")
+"""Operations of the branch, both passes."""
 
 
 def shrink(x_ND: torch.Tensor, a_KTRD: torch.Tensor, slots: Slots, *, stream: int) -> torch.Tensor:
@@ -146,7 +149,8 @@ class _LoraLinear(torch.autograd.Function):
             dy, b = given.contiguous(), bs[target]
             ds[target], db = _run("expand_backward", dy, b)(dy, s[target], b, ctx.slots, activation=ctx.activation)
             dbs.append(db)
-            torch.addmm(dx, dy, weights[target], beta=int(target > 0), out=dx)
+            if ctx.needs_input_grad[3]:
+                torch.addmm(dx, dy, weights[target], beta=int(target > 0), out=dx)
         da, dx = _run("shrink_backward", x, a)(ds, x, a, ctx.slots, stream=ctx.stream, dx_ND=dx)
         return None, None, None, dx, da, *(None,) * (2 * n), *dbs
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import torch
 
-from autopeft.kernels.language import constexpr, tl, triton
+from autopeft.kernels.language import constexpr, launched, tl, triton
 from autopeft.kernels.shares import sum_shares
 from autopeft.kernels.slots import Slots
 from autopeft.kernels.tiles import n_tiles, narrow, power_of_two, slot_of_tile
@@ -33,7 +33,7 @@ def gates_of(logits, n_experts, top_k, BLOCK_M: constexpr, BLOCK_E: constexpr):
     return kept / tl.sum(kept, 1)[:, None], weights / tl.sum(weights, 1)[:, None], chosen
 
 
-@triton.jit
+@launched()
 def route_kernel(
     logits,
     s,
@@ -70,7 +70,7 @@ def route_kernel(
         tl.store(hidden + at, narrow(gated, hidden.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@launched()
 def route_backward_kernel(
     dh,
     dp,

@@ -7,14 +7,14 @@ from typing import Final
 
 import torch
 
-from autopeft.kernels.language import constexpr, tl, triton
+from autopeft.kernels.language import constexpr, launched, tl
 from autopeft.kernels.slots import Slots
-from autopeft.kernels.tiles import narrow, power_of_two
+from autopeft.kernels.tiles import ceil_div, narrow, power_of_two
 
 _BLOCK: Final = 1024
 
 
-@triton.jit
+@launched()
 def sum_shares_kernel(
     shares, out, offsets, size, out_stride, n_slots, BLOCK_M: constexpr, BLOCK: constexpr, SLOTS: constexpr
 ):
@@ -35,7 +35,7 @@ def sum_shares_kernel(
 def sum_shares(shares: torch.Tensor, out: torch.Tensor, slots: Slots, block_m: int) -> None:
     """`out` [K, ...] as the sums of `shares` [tiles, ...], fp32, over each slot's blocks of `block_m` rows."""
     size = out[0].numel()
-    sum_shares_kernel[(len(slots), triton.cdiv(size, _BLOCK))](
+    sum_shares_kernel[(len(slots), ceil_div(size, _BLOCK))](
         shares,
         out,
         slots.offsets,

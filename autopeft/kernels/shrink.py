@@ -8,7 +8,7 @@ Shapes: as in `reference/low_rank.py`.
 
 import torch
 
-from autopeft.kernels.language import constexpr, tl, triton
+from autopeft.kernels.language import constexpr, launched, tl
 from autopeft.kernels.slots import Slots
 from autopeft.kernels.tiles import (
     MANY_BYTES,
@@ -26,7 +26,7 @@ from autopeft.kernels.tiles import (
 )
 
 
-@triton.jit(do_not_specialize=["stream"])
+@launched(unspecialized=("stream", "tokens"))
 def shrink_kernel(
     x,
     a,
@@ -41,6 +41,7 @@ def shrink_kernel(
     a_stride,
     n_slots,
     stream,
+    tokens,
     TARGETS: constexpr,
     DROPS: constexpr,
     BLOCK_M: constexpr,
@@ -67,7 +68,7 @@ def shrink_kernel(
             )
             used = tile
             if DROPS:
-                keep = kept(seed, threshold, rows - first, column, stream + t, BLOCK_M, BLOCK_C)
+                keep = kept(seed, threshold, rows - first, tokens, column, stream + t, BLOCK_M, BLOCK_C)
                 used = tl.where(keep, tile, 0.0).to(tile.dtype)
             added = appended(added, matmul(used, tl.trans(narrow(factors, tile.dtype)), sums[t]))
         sums = added
@@ -100,6 +101,7 @@ def shrink(x_ND: torch.Tensor, a_KTRD: torch.Tensor, slots: Slots, *, stream: in
             a_KTRD.stride(0),
             len(slots),
             stream,
+            slots.tokens,
             TARGETS=n_targets,
             DROPS=slots.drops,
             BLOCK_M=block_m,

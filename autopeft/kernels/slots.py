@@ -30,9 +30,12 @@ class Slots:
     dropout: torch.Tensor
     """fp32 [K]: probability that an input of the update is dropped, in steps of 2^-16."""
     seed: torch.Tensor
-    """int64 [K]: key of the slot's random bits; a step that shall draw anew has another (`fold_seed`)."""
+    """int64 [K]: key of the slot's random bits; a pass that shall draw anew has another (`fold_seed`)."""
     drops: bool
     """Whether any slot drops anything: False in evaluation."""
+    tokens: int = 1
+    """Rows of a sequence. An element's mask depends on its sequence and its place there, not on how long sequences are
+    padded: what a slot drops does not depend on the length of its neighbours' rows."""
 
     @classmethod
     def of(
@@ -42,6 +45,7 @@ class Slots:
         scale: Sequence[float] | None = None,
         dropout: Sequence[float] | None = None,
         seed: Sequence[int] | None = None,
+        tokens: int = 1,
         device: torch.device | str = "cpu",
     ) -> Self:
         """Slots of the given lengths; scale one, no dropout and seed zero where not given.
@@ -60,10 +64,11 @@ class Slots:
         return cls(
             lengths=tuple(lengths),
             offsets=offsets_of(lengths, device=device),
-            scale=torch.tensor(scale, dtype=torch.float32, device=device),
-            dropout=torch.tensor(dropout, dtype=torch.float32, device=device),
-            seed=torch.tensor(seed, dtype=torch.int64, device=device),
+            scale=_sent(scale, torch.float32, device),
+            dropout=_sent(dropout, torch.float32, device),
+            seed=_sent(seed, torch.int64, device),
             drops=any(dropout),
+            tokens=tokens,
         )
 
     @property
@@ -97,4 +102,9 @@ def offsets_of(lengths: Sequence[int], *, device: torch.device | str) -> torch.T
     offsets = [0]
     for length in lengths:
         offsets.append(offsets[-1] + length)
-    return torch.tensor(offsets, dtype=torch.int32, device=device)
+    return _sent(offsets, torch.int32, device)
+
+
+def _sent(values: Sequence[float], dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
+    """`values` on the device, without waiting for what it is doing."""
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)

@@ -41,11 +41,15 @@ def rows_of_split(slot, split, n_splits, offsets, BLOCK_M: constexpr):
 
 
 @triton.jit
-def kept(seed, threshold, rows, column, stream, BLOCK_M: constexpr, BLOCK_C: constexpr):
-    """Which of the elements [BLOCK_M, BLOCK_C] from `column` on survive; `rows` count from the slot's first."""
+def kept(seed, threshold, rows, tokens, column, stream, BLOCK_M: constexpr, BLOCK_C: constexpr):
+    """Which of the elements [BLOCK_M, BLOCK_C] from `column` on survive; `rows` count from the slot's first.
+
+    A row's place is its sequence of `tokens` rows and its place there.
+    """
     group = column // 8 + tl.arange(0, BLOCK_C // 8)
     zero = tl.zeros([BLOCK_M, BLOCK_C // 8], tl.int32)
-    w0, w1, w2, w3 = tl.philox(seed, zero + rows[:, None], zero + group[None, :], zero + stream, zero, 7)
+    sequence, place = zero + (rows // tokens)[:, None], zero + (rows % tokens)[:, None]
+    w0, w1, w2, w3 = tl.philox(seed, sequence, zero + group[None, :], zero + stream, place, 7)
     words = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
     return tl.interleave(words & 0xFFFF, words >> 16) >= threshold
 
@@ -95,6 +99,11 @@ def narrow(value, dtype: constexpr):
     return value.to(dtype)
 
 
+def ceil_div(size: int, block: int) -> int:
+    """Blocks that `size` fills."""
+    return -(-size // block)
+
+
 def power_of_two(size: int, *, least: int = 16) -> int:
     """The smallest power of two that is at least `size` and `least`."""
     return max(least, 1 << (size - 1).bit_length())
@@ -102,7 +111,7 @@ def power_of_two(size: int, *, least: int = 16) -> int:
 
 def n_tiles(lengths: Sequence[int], block: int) -> int:
     """Blocks of rows that slots of these lengths fill."""
-    return sum(-(-length // block) for length in lengths)
+    return sum(ceil_div(length, block) for length in lengths)
 
 
 def block_of_rows(lengths: Sequence[int], *, most: int) -> int:
@@ -115,5 +124,5 @@ def block_of_rows(lengths: Sequence[int], *, most: int) -> int:
 
 def n_splits(lengths: Sequence[int], columns: int, block: int) -> int:
     """Into how many parts a slot's rows are cut, so that `columns` programs a part fill the card; one where they do."""
-    most = -(-max(lengths, default=1) // (4 * block))
+    most = ceil_div(max(lengths, default=1), 4 * block)
     return max(1, min(PROGRAMS // max(1, columns * len(lengths)), most))

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from autopeft.errors import DeadlineError, DivergedError
+from autopeft.kernels.reference.philox import fold_seed
 from autopeft.objectives.measurement import Measurement
 from autopeft.trainers.allocation import allocation_of
 from autopeft.trainers.batches import (
@@ -83,6 +84,8 @@ class Part:
     batch: AnyBatch
     share: float
     """Of its step's scored items."""
+    key: int
+    """Of what kernels drop; torch's own dropout draws from its random state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,15 +141,17 @@ class Course:
         largest = largest_batch(run.train.widths, batches) if self.epoch == 0 else None
         cut = [in_parts(rows, settings.accumulation) for rows in batches]
         collated = batches_of(run.train, [part for parts in cut for part in parts], pad_id=run.pad_id)
+        n_parts = sum(len(parts) for parts in cut)
+        keys = iter(fold_seed(torch.full((n_parts,), self.chance), torch.arange(n_parts)).tolist())
         for index, parts in enumerate(cut):
             self._index = index
             self._set_rate()
             batch_of_part = list(islice(collated, len(parts)))
             items = [n_scored(batch) for batch in batch_of_part]
             shares = [1.0] if len(parts) == 1 else [n / sum(items) for n in items]
-            rows = zip(parts, batch_of_part, shares, strict=True)
+            rows = zip(parts, batch_of_part, shares, islice(keys, len(parts)), strict=True)
             yield Step(
-                parts=[Part(rows=part, batch=batch, share=share) for part, batch, share in rows],
+                parts=[Part(rows=part, batch=batch, share=share, key=key) for part, batch, share, key in rows],
                 largest=index == largest,
             )
 

@@ -1,17 +1,21 @@
 """The kernels that a CUDA device would choose where its choice decides what is kept for the backward pass.
 
-A trace runs on the CPU's own paths. Two operations go another way on CUDA: fused attention, which keeps other tensors
-and widens its mask, and dropout, which keeps a mask of bytes in place of one in the activations' dtype. PyTorch takes
-flash attention without a mask in half precision, memory-efficient attention otherwise (`sdp_utils.cpp`); cuDNN's, which
-some cards prefer, keeps the same.
+A trace runs on the CPU's own paths. On CUDA our kernels are taken, here without a launch (`autopeft.kernels.device`),
+and two of torch's operations go another way: fused attention, which keeps other tensors and widens its mask, and
+dropout, which keeps a mask of bytes in place of one in the activations' dtype. PyTorch takes flash attention without a
+mask in half precision, memory-efficient attention otherwise (`sdp_utils.cpp`); cuDNN's, which some cards prefer, keeps
+the same.
 """
 
 from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import Any, Final, final
 
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from autopeft.kernels.device import assuming_cuda
 
 DEVICES: Final = ("cpu", "cuda")
 _FLASH_WIDTH: Final = 256
@@ -21,7 +25,19 @@ _HALF: Final = (torch.bfloat16, torch.float16)
 
 @final
 class CudaPaths(TorchFunctionMode):
-    """Inside `with`, attention and dropout keep what they keep on CUDA."""
+    """Inside `with`, attention, dropout and what has kernels of our own keep what they keep on CUDA."""
+
+    def __enter__(self) -> "CudaPaths":
+        self._assuming = assuming_cuda(launches=False)
+        self._assuming.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._assuming.__exit__(kind, error, trace)
 
     def __torch_function__(
         self,

@@ -14,6 +14,7 @@ from autopeft.spaces.configuration import Configuration, MethodSetting
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.trainers.adapters import BUILDERS, builder
 from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, Placement
+from autopeft.trainers.adapters.passes import OfPass, Pass
 from autopeft.trainers.sites import LinearLike, layers_of
 
 _MARK: Final = "_autopeft_adapters"
@@ -34,6 +35,11 @@ class AdapterSet(nn.Module):
             rows = {str(layer): adapter for layer, adapter in by_layer.items()}
             self.add_module(method, nn.ModuleDict(rows))
         self._handles: list[Handle] = []
+        self.passing = Pass()
+        """What all of them know of the pass they are in."""
+        for module in self.modules():
+            if isinstance(module, OfPass):
+                module.passing = self.passing
         self.eval()
 
     def adapters(self) -> Iterator[tuple[str, int, AbstractAdapter]]:

@@ -208,6 +208,7 @@ def _backward(run: Run, regularizers: Regularizers, step: Step, *, trained: bool
     model, device = run.loaded.model, run.loaded.model.device
     total = torch.zeros((), dtype=torch.float32, device=device)
     for part in step.parts:
+        run.adapters.passing.begin(part.key)
         ask = partial(run.task.outputs, model, part.batch, device)
         with run.entering(run.train, part.rows):
             loss = run.task.loss(*regularizers.outputs(ask, part.batch))

@@ -57,3 +57,12 @@ def test_seeds_of_steps_and_slots_are_all_different_and_repeatable() -> None:
     folded = fold_seed(seeds.flatten(), steps.flatten())
     assert len(folded.unique()) == 10_000
     assert torch.equal(folded, fold_seed(seeds.flatten(), steps.flatten()))
+
+
+@pytest.mark.parametrize("tokens", [5, 8])
+def test_how_long_sequences_are_padded_changes_no_mask(tokens: int) -> None:
+    p, columns = torch.tensor(0.5), 24
+    own = keep_mask(scalar(4), p, rows=3 * 4, columns=columns, stream=2, tokens=4).view(3, 4, columns)
+    padded = keep_mask(scalar(4), p, rows=3 * tokens, columns=columns, stream=2, tokens=tokens).view(3, tokens, columns)
+    assert torch.equal(padded[:, :4], own)
+    assert not torch.equal(own[0], own[1])

@@ -9,14 +9,21 @@ import numpy as np
 import pytest
 import torch
 
+from autopeft.kernels import dispatch
 from autopeft.objectives.memory import MemoryBreakdown, Setup
 from autopeft.spaces.configuration import Configuration, MethodSetting
 from autopeft.spaces.model_shape import ModelShape, Role
 from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, Placement
 from autopeft.trainers.calls import record_calls
 from autopeft.trainers.described import describe_model
+from autopeft.trainers.device_paths import CudaPaths
+from autopeft.trainers.example import example_batch
 from autopeft.trainers.forecast import MemoryForecast
+from autopeft.trainers.inject import inject
 from autopeft.trainers.job import ModelSpec
+from autopeft.trainers.meter import distinct_tensors
+from autopeft.trainers.model import set_training
+from autopeft.trainers.storages import StorageWatch, storage_key
 from autopeft.trainers.task import TASKS
 from autopeft.trainers.trace import trace_scoring
 from tests.configurations import configuration, setting
@@ -218,18 +225,12 @@ def test_layers_one_by_one_give_what_a_whole_step_gives(family: str, device: str
             if device == "cpu":
                 assert parts == one
             else:
-                hidden = setup.batch_size * T * H * 2
-                assert parts.total == pytest.approx(one.total, abs=hidden), "who holds the embeddings' output"
+                hidden, scalars = setup.batch_size * T * H * 2, 64
+                assert parts.total == pytest.approx(one.total, abs=hidden + scalars), "who holds the embeddings' output"
 
 
 def test_what_is_alive_on_cuda_s_paths_is_near_a_real_step_on_the_cpu(tmp_path: Path) -> None:
     """The twin of the trace: the same watch around a step with values; only attention and dropout go other ways."""
-    from autopeft.trainers.example import example_batch
-    from autopeft.trainers.inject import inject
-    from autopeft.trainers.meter import distinct_tensors
-    from autopeft.trainers.model import set_training
-    from autopeft.trainers.storages import StorageWatch, storage_key
-
     loaded = open_model("llama", tmp_path, attention="eager", dtype="float32")
     forecast = forecast_of(loaded, device="cuda")
     config = lora((0, 1, 2), targets=("self_attn.q_proj",))
@@ -244,6 +245,31 @@ def test_what_is_alive_on_cuda_s_paths_is_near_a_real_step_on_the_cpu(tmp_path: 
     found = forecast.predict(config, SETUP)
     alive = found.measurable - found.weights - found.adapters - found.optimizer
     assert alive == pytest.approx(watch.peak, rel=0.02)
+
+
+def test_what_kernels_keep_is_predicted_and_is_less_than_torch_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = open_model("llama", tmp_path, attention="eager", dtype="bfloat16")
+    setup = replace(SETUP, batch_size=16)
+    row = setting("lora", (0, 1, 2), rank=4, targets=("self_attn.q_proj", "mlp.down_proj"), alpha=8.0, dropout=0.1)
+    config = configuration(row)
+    adapters = inject(loaded.model, loaded.shape, config, seed=0)
+    watch = StorageWatch({storage_key(t) for t in distinct_tensors([loaded.model, adapters])})
+    task = TASKS["text-classification"][0]
+    set_training(loaded, training=True)
+    adapters.train()
+    with CudaPaths(), watch:
+        batch = example_batch(task, rows=16, sequences=1, length=24)
+        task.loss(*task.outputs(loaded.model, batch, torch.device("cpu"))).backward()
+    adapters.remove()
+    found = forecast_of(loaded, device="cuda").predict(config, setup)
+    alive = found.measurable - found.weights - found.adapters - found.optimizer
+    assert alive == pytest.approx(watch.peak, rel=0.02)
+    monkeypatch.setattr(dispatch, "choose", lambda *_, **__: "torch")
+    plain = forecast_of(loaded, device="cuda").predict(config, setup)
+    masks = 3 * setup.batch_size * T * (H + WIDE)
+    assert plain.total - found.total > 0.8 * masks, "kernels keep the input, torch what dropout leaves of it and a mask"
 
 
 class _Prompt(AbstractAdapter):
@@ -263,9 +289,7 @@ class _Prompt(AbstractAdapter):
 def test_what_acts_outside_its_layer_is_traced_in_a_whole_step(
     bert: MemoryForecast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autopeft.trainers import inject
-
-    monkeypatch.setattr(inject, "builder", lambda _: _Prompt)
+    monkeypatch.setattr("autopeft.trainers.inject.builder", lambda _: _Prompt)
     monkeypatch.setattr(bert, "_within", {})
     found = bert.predict(lora((2,)), SETUP)
     monkeypatch.undo()

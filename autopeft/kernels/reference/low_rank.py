@@ -91,4 +91,4 @@ def _masked(x_MD: torch.Tensor, slots: Slots, slot: int, stream: int) -> torch.T
         return x_MD
     n_rows, width = x_MD.shape
     p, seed = slots.dropout[slot], slots.seed[slot]
-    return x_MD * keep_mask(seed, p, rows=n_rows, columns=width, stream=stream)
+    return x_MD * keep_mask(seed, p, rows=n_rows, columns=width, stream=stream, tokens=slots.tokens)

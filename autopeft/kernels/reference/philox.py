@@ -37,7 +37,9 @@ def philox(
     return c0, c1, c2, c3
 
 
-def keep_mask(seed: torch.Tensor, p: torch.Tensor, *, rows: int, columns: int, stream: int) -> torch.Tensor:
+def keep_mask(
+    seed: torch.Tensor, p: torch.Tensor, *, rows: int, columns: int, stream: int, tokens: int = 1
+) -> torch.Tensor:
     """Which elements of a slot's rows survive dropout, bool [M, C].
 
     Args:
@@ -46,12 +48,13 @@ def keep_mask(seed: torch.Tensor, p: torch.Tensor, *, rows: int, columns: int, s
         rows: Rows of the slot; the mask of a row does not depend on how many there are.
         columns: Width of the rows.
         stream: Tells apart the maps and layers that draw with one key.
+        tokens: Rows of a sequence; a row's place is its sequence and its place there.
     """
     device = seed.device
     row = torch.arange(rows, device=device).unsqueeze(-1)
     group = torch.arange(-(-columns // LANES), device=device)
     zero = torch.zeros((), dtype=torch.int64, device=device)
-    words = torch.stack(philox(seed, row, group, zero + stream, zero), dim=-1)
+    words = torch.stack(philox(seed, row // tokens, group, zero + stream, row % tokens), dim=-1)
     halves = torch.stack((words & 0xFFFF, words >> 16), dim=-1)
     return halves.reshape(rows, len(group) * LANES)[:, :columns] >= threshold(p)
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from autopeft.errors import ConfigurationError
 from autopeft.spaces.configuration import FieldValue, MethodSetting
 from autopeft.spaces.model_shape import ModelShape, Role, Site
+from autopeft.trainers.adapters.passes import stream_of
 from autopeft.trainers.sites import LinearLike
 
 
@@ -56,6 +57,10 @@ class Placement:
         value = self.values[field]
         assert isinstance(value, (int, float))
         return float(value)
+
+    def stream(self, site: Site, *, kind: int = 0) -> int:
+        """What tells apart the masks that kernels draw at `site`; see `passes.stream_of`."""
+        return stream_of(self.layer, self.sites.index(site), kind=kind)
 
     def target_sites(self) -> tuple[Site, ...]:
         """The sites named in `values["targets"]`, in that order.

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, LoraFactors, Placement
-from autopeft.trainers.adapters.lora import LoraPair
+from autopeft.trainers.adapters.lora import LoraPair, hook_in
 from autopeft.trainers.sites import Conv1D, LinearLike
 
 
@@ -41,17 +41,10 @@ class LoraGroupAdapter(AbstractAdapter):
     def attach(self, model: PreTrainedModel, layer: nn.Module) -> list[Handle]:
         handles: list[Handle] = [_Forget(self._linears)]
         for target in self.targets:
-            pair, linear = self.pair(target), layer.get_submodule(target)
+            linear = layer.get_submodule(target)
             assert isinstance(linear, LinearLike)
             self._linears[target] = linear
-
-            def hook(
-                _: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor, pair: LoraPair = pair
-            ) -> torch.Tensor:
-                return pair(args[0], output)
-
-            handles.append(linear.register_forward_hook(hook))
-        return handles
+        return handles + hook_in({target: self.pair(target) for target in self.targets}, layer)
 
     def as_lora(self, target: str) -> LoraFactors:
         """One LoRA of the sum of the members' ranks."""
@@ -114,6 +107,7 @@ def build_lora_group(placement: Placement) -> LoraGroupAdapter:
             rank=members * rank,
             alpha=placement.real("scale") * members * rank,
             dropout=placement.real("dropout"),
+            stream=placement.stream(site, kind=1),
         )
         nn.init.kaiming_uniform_(pair.a, a=math.sqrt(5), generator=placement.generator)
         pairs[site.name] = pair

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from autopeft.trainers.adapters.attention import Acting, take_out
+from autopeft.trainers.adapters.own_forward import remove_all
 from autopeft.trainers.inject import unmark
 
 Hook = tuple[Any, bool]
@@ -43,6 +44,7 @@ def taken(model: PreTrainedModel, hooks: SlotHooks) -> Iterator[None]:
             hooks.after.setdefault(module, []).append(own)
         if acting := take_out(module):
             hooks.attention[module] = acting
+    remove_all(model)
     unmark(model)
 
 

@@ -1,71 +1,90 @@
-"""The LoRA pairs of several slots at one map as two grouped products, one launch each where there is a kernel.
+"""The LoRA pairs of several slots at one map, and the map, as one operation of the kernels.
 
 Letters: N rows of all slots, T tokens of the longest, K slots, R largest rank, I and O input and output width.
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 import torch
 from torch.nn import functional
 
-from autopeft.kernels.low_rank import expand_add, shrink
+from autopeft.kernels.dispatch import takes
+from autopeft.kernels.low_rank import BRANCH, lora_linear
 from autopeft.kernels.slots import Slots
-from autopeft.trainers.adapters.lora import LoraPair, PairHook
+from autopeft.trainers.adapters.lora import LoraPair, PairHook, is_frozen, rows_of
+from autopeft.trainers.adapters.passes import tokens_of
 from autopeft.trainers.packed.hooks import Hook
 from autopeft.trainers.packed.layout import Layout
-
-DEVICES: Final = frozenset({"cuda"})
-"""Where launches cost more than the padding of ranks: a CPU computes slot after slot either way."""
-_LEAST: Final = 2
+from autopeft.trainers.sites import LinearLike
 
 
-def pairs_of(hooks: Sequence[Sequence[Hook]], *, training: bool) -> list[LoraPair | None] | None:
-    """The pair of every slot at a map, None for a slot without one; None where anything else acts there.
+def pairs_of(
+    hooks: Sequence[Sequence[Hook]], linear: LinearLike, x: torch.Tensor, layout: Layout
+) -> list[LoraPair | None] | None:
+    """The pair of every slot at a map, None for a slot without one; None where each slot is to be left to itself.
 
-    A pair that drops inputs out draws as it draws alone, and is left to do so.
+    That is where anything else acts on the map's output, where fewer than half of the slots have a pair, where the map
+    is trained or no kernel takes them, and where the rows of `x` are neither sequences nor their tokens.
 
     Args:
         hooks: Of each slot, what acts on the map's output.
-        training: Whether dropout is on.
+        linear: The map.
+        x: What it is called with, [N, T, I] or [N, I].
+        layout: Whose rows they are.
     """
+    if not is_frozen(linear) or len(x) != layout.n_rows or x.dim() not in (2, 3):
+        return None
     pairs: list[LoraPair | None] = []
     for own in hooks:
         hook = own[0][0] if len(own) == 1 else None
         if own and not isinstance(hook, PairHook):
             return None
-        pair = hook.pair if isinstance(hook, PairHook) else None
-        if pair is not None and pair.dropout and training:
-            return None
-        pairs.append(pair)
-    return pairs if sum(pair is not None for pair in pairs) >= max(_LEAST, len(pairs) / 2) else None
+        pairs.append(hook.pair if isinstance(hook, PairHook) else None)
+    known = [pair for pair in pairs if pair is not None]
+    if 2 * len(known) < len(pairs) or len({pair.stream for pair in known}) != 1:
+        return None
+    fits = all(pair.fits_kernels(x) for pair in known) and takes(BRANCH, x, rank=max(len(pair.a) for pair in known))
+    return pairs if fits else None
 
 
-def updated(pairs: Sequence[LoraPair | None], x_NTI: torch.Tensor, y_NTO: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """`y_NTO`, changed in place, with every slot's pair applied to its rows; padding too, which nobody reads."""
-    rank = max(len(pair.a) for pair in pairs if pair is not None)
-    none_a, none_b = x_NTI.new_zeros(rank, x_NTI.shape[-1]), y_NTO.new_zeros(y_NTO.shape[-1], rank)
-    factors = [(none_a, none_b) if pair is None else _padded(pair, rank, like=(x_NTI, y_NTO)) for pair in pairs]
-    a_KRI, b_KOR = (torch.stack(column) for column in zip(*factors, strict=True))
-    scales = tuple(0.0 if pair is None else pair.scale for pair in pairs)
-    tokens = len(x_NTI.flatten(0, -2)) // layout.n_rows
-    slots = _slots(layout, scales, tokens, device=x_NTI.device)
-    (s_NR,) = shrink(x_NTI.flatten(0, -2), a_KRI.unsqueeze(1), slots, stream=0)
-    return expand_add(y_NTO.flatten(0, -2), s_NR.to(y_NTO.dtype), b_KOR, slots).view(y_NTO.shape)
+def summed(pairs: Sequence[LoraPair | None], linear: LinearLike, x: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """The frozen map of `x` with every slot's pair applied to its rows; to padding too, which nobody reads."""
+    known = [pair for pair in pairs if pair is not None]
+    if len(pairs) == 1:
+        return known[0].beside(linear, x)
+    rank = max(len(pair.a) for pair in known)
+    none_a, none_b = torch.zeros_like(known[0].a[:1]).expand(rank, -1), torch.zeros_like(known[0].b[:, :1])
+    a_KRI = torch.stack([none_a if pair is None else _padded_a(pair.a, rank) for pair in pairs])
+    b_KOR = torch.stack([none_b.expand(-1, rank) if pair is None else _padded_b(pair.b, rank) for pair in pairs])
+    (y_NO,) = lora_linear(
+        x.flatten(0, -2),
+        [rows_of(linear)],
+        [linear.bias],
+        a_KRI.unsqueeze(1),
+        [b_KOR],
+        _slots(pairs, x, layout),
+        stream=known[0].stream,
+    )
+    return y_NO.view(*x.shape[:-1], -1)
 
 
-def _padded(pair: LoraPair, rank: int, *, like: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """A [R, I] and B [O, R] in the dtypes of what they act on, zero beyond the pair's own rank."""
-    missing = rank - len(pair.a)
-    a, b = pair.a.to(like[0].dtype), pair.b.to(like[1].dtype)
-    return functional.pad(a, (0, 0, 0, missing)), functional.pad(b, (0, missing))
+def _padded_a(a: torch.Tensor, rank: int) -> torch.Tensor:
+    return a if len(a) == rank else functional.pad(a, (0, 0, 0, rank - len(a)))
 
 
-def _slots(layout: Layout, scales: tuple[float, ...], tokens: int, *, device: torch.device) -> Slots:
-    """Made once a pass for all maps with the same scales: its tensors travel to the device."""
-    key = scales, tokens
-    if key not in layout.kept:
-        layout.kept[key] = Slots.of([count * tokens for count in layout.counts], scale=scales, device=device)
-    slots = layout.kept[key]
+def _padded_b(b: torch.Tensor, rank: int) -> torch.Tensor:
+    return b if b.shape[1] == rank else functional.pad(b, (0, rank - b.shape[1]))
+
+
+def _slots(pairs: Sequence[LoraPair | None], x: torch.Tensor, layout: Layout) -> Slots:
+    """Made once a pass for all maps with the same scales and dropout: its tensors travel to the device."""
+    tokens = tokens_of(x)
+    rows = [(0.0, 0.0, 0) if pair is None else (pair.scale, pair.drops, pair.passing.key) for pair in pairs]
+    kind = tokens, *rows
+    if kind not in layout.kept:
+        scale, dropout, seed = zip(*rows, strict=True)
+        lengths = [count * tokens for count in layout.counts]
+        layout.kept[kind] = Slots.of(lengths, scale=scale, dropout=dropout, seed=seed, tokens=tokens, device=x.device)
+    slots = layout.kept[kind]
     assert isinstance(slots, Slots)
     return slots

@@ -166,6 +166,8 @@ class Pack:
         try:
             with self._chances.drawing():
                 parts = [part for _, part in rows]
+                for slot, part in rows:
+                    slot.run.adapters.passing.begin(part.key)
                 batches, split = [part.batch for part in parts], slots[0].run.train
                 outputs = self._outputs(slots, batches, split, [part.rows for part in parts])
                 whole = [self._loss(*row, *pair) for row, pair in zip(rows, outputs, strict=True)]
@@ -197,7 +199,7 @@ class Pack:
         members = [slot.member for slot in slots]
         with (
             run.entering(split, np.concatenate(rows)),
-            self._router.running(members, layout, training=bool(self._training)),
+            self._router.running(members, layout),
         ):
             outputs, targets = run.task.outputs(self._loaded.model, merged(batches, pad_id=run.pad_id), self._device)
         sizes = [n_scored(batch) for batch in batches]

@@ -11,11 +11,13 @@ from torch import nn
 
 from autopeft.trainers.adapters.adapter import Handle
 from autopeft.trainers.adapters.attention import AttentionFunction, AttentionOutput, put_in
+from autopeft.trainers.adapters.own_forward import OwnForward
 from autopeft.trainers.model import LoadedModel
 from autopeft.trainers.packed import low_rank
 from autopeft.trainers.packed.chance import Chances
 from autopeft.trainers.packed.hooks import SlotHooks, run_after, run_before, taken
 from autopeft.trainers.packed.layout import Layout
+from autopeft.trainers.sites import LinearLike
 
 _CALL: Final = "_call_impl"
 """What calling a module runs; one in the instance goes before the class's."""
@@ -48,7 +50,8 @@ class Router:
         self._handles: list[Handle] = []
         self._layout: Layout | None = None
         self._running: Sequence[Member] = ()
-        self._training = False
+        self._summed: nn.Module | None = None
+        """The map whose output has its pairs' updates in it."""
 
     @contextmanager
     def joining(self, member: Member) -> Iterator[None]:
@@ -75,9 +78,9 @@ class Router:
             self._handles = list(self._installed())
 
     @contextmanager
-    def running(self, members: Sequence[Member], layout: Layout, *, training: bool) -> Iterator[None]:
+    def running(self, members: Sequence[Member], layout: Layout) -> Iterator[None]:
         """Around a call of the model on rows that belong to `members`, in that order."""
-        self._layout, self._running, self._training = layout, members, training
+        self._layout, self._running = layout, members
         try:
             yield
         finally:
@@ -90,6 +93,8 @@ class Router:
             yield module.register_forward_pre_hook(self._before, with_kwargs=True)
         for module in dict.fromkeys(module for row in hooks for module in row.after):
             yield module.register_forward_hook(self._after, with_kwargs=True)
+            if isinstance(module, LinearLike):
+                yield OwnForward(module, partial(self._sum, module))
         for module in dict.fromkeys(module for row in hooks for module in row.attention):
             yield _Attending(self, self._loaded, module)
         if self._members:
@@ -131,13 +136,11 @@ class Router:
         layout = self._layout
         if layout is None or not any(module in member.hooks.after for member in self._running):
             return None
+        if self._summed is module:
+            self._summed = None
+            return None
         if layout.alone:
             return self._run_after(self._running[0], module, args, kwargs, output)
-        if output.__class__ is torch.Tensor and output.device.type in low_rank.DEVICES and not kwargs:
-            hooks = [member.hooks.after.get(module, ()) for member in self._running]
-            pairs = low_rank.pairs_of(hooks, training=self._training)
-            if pairs is not None:
-                return low_rank.updated(pairs, args[0], output, layout)
         given = layout.split_tree((args, kwargs), read=True)
         outputs = layout.split_tree(output)
         changed = [
@@ -145,6 +148,18 @@ class Router:
             for member, (own_args, own_kwargs), own in zip(self._running, given, outputs, strict=True)
         ]
         return layout.join_trees(changed)
+
+    def _sum(self, module: LinearLike, x: torch.Tensor) -> torch.Tensor | None:
+        """The map of `x` with every slot's pair in it; None where no kernel takes them, or more acts there."""
+        self._summed, layout = None, self._layout
+        if layout is None:
+            return None
+        hooks = [member.hooks.after.get(module, ()) for member in self._running]
+        pairs = low_rank.pairs_of(hooks, module, x, layout)
+        if pairs is None:
+            return None
+        self._summed = module
+        return low_rank.summed(pairs, module, x, layout)
 
     def _run_after(self, member: Member, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         hooks = member.hooks.after.get(module, ())

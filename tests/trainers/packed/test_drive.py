@@ -8,14 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from autopeft.spaces.configuration import Configuration
 from autopeft.trainers.job import AbstractSlots, Report, TrainJob
-from autopeft.trainers.packed import low_rank
 from autopeft.trainers.packed.pack import Pack
 from autopeft.trainers.trainer import Trainer
 from tests.configurations import configuration, setting
 from tests.images import write_folder
-from tests.models import MODELS
 from tests.trainers import support, test_image_tasks
 from tests.trainers.packed.support import HEAD, LORA, MIXED, PREFIX, SERIAL, by_slot, job, one_pass, same
 from tests.trainers.test_prompt_tasks import trainer_of
@@ -185,35 +182,6 @@ def test_an_adapter_saved_from_a_pack_scores_the_same_again(trainer: Trainer, tm
         last = reports[slot][-1].measurement
         assert last is not None
         assert trainer.evaluate(folder, "validation") == pytest.approx(dict(last.metrics), rel=1e-5)
-
-
-def test_pairs_of_several_slots_are_grouped_products_with_the_same_losses(
-    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def lora(*layers: int, rank: int, dropout: float = 0.0, **training: float) -> Configuration:
-        targets = MODELS["bert"].query_value
-        row = setting("lora", layers, rank=rank, targets=targets, alpha=16.0, dropout=dropout)
-        return configuration(row, **training)
-
-    configs = (
-        lora(0, 1, 2, rank=8),
-        lora(0, 1, rank=3, learning_rate=2e-2),
-        lora(0, 2, rank=2, dropout=0.3),
-        lora(1, 2, rank=5),
-    )
-    calls: list[int] = []
-    run = low_rank.updated
-
-    def counted(pairs: Sequence[object], *rest: object) -> object:
-        calls.append(sum(pair is not None for pair in pairs))
-        return run(pairs, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(low_rank, "DEVICES", {"cpu"})
-    monkeypatch.setattr(low_rank, "updated", counted)
-    packed = by_slot(trainer.run(job(configs, at_once=4)))
-    assert set(calls) >= {2, 3}, "two without dropout while training at layer 1, three where nothing is dropped"
-    for slot, own in by_slot(trainer.run(job(configs))).items():
-        same(packed[slot], own)
 
 
 def beside(trainer: Trainer) -> None:
