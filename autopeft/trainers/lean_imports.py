@@ -1,23 +1,30 @@
-"""torch and transformers, loaded in little more than half the time by a process that only asks what a model would take.
+"""torch, transformers and PEFT, loaded in about half the time by a process that only asks what a model takes.
 
 Much of what importing transformers' models costs is for other things than models: torch's compiler, tensors that are
-sharded over processes, accelerate, SciPy, and garbage collections over what has just been made and is there to stay.
-Here the compiler's marks on functions do nothing, as they do on a function that is not compiled, and transformers is
-told that the others are absent. Whatever is asked for after all is loaded then.
+sharded over processes, accelerate, SciPy, reading which names each model has twice, and garbage collections over what
+has just been made and is there to stay. Here the compiler's marks on functions do nothing, as they do on a function
+that is not compiled, no tensor is a sharded one, and transformers is told that the others are absent. Whatever is asked
+for after all is loaded then.
 
 For a process that trains nothing: what was loaded this way stays as it is.
 """
 
+import functools
 import gc
 import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final, final
 
 _COMPILER: Final = "torch._dynamo"
+_SOURCES: Final = "torch._dynamo.source"
+"""Where a tensor comes from, in the compiler's terms; asked when a tensor is given to one that has sizes only."""
+_SHARDED: Final = "torch.distributed.tensor"
+"""PEFT asks whether a weight is of it."""
 _ABSENT: Final = ("is_accelerate_available", "is_scipy_available", "is_torch_distributed_available")
 """Questions of transformers that are answered with no while its models are imported."""
 
@@ -29,40 +36,84 @@ def import_lean() -> None:
     with _uncollected():
         import torch
 
-        if _COMPILER not in sys.modules:
-            stand_in = _Compiler()
-            sys.modules[_COMPILER] = stand_in
-            torch._dynamo = stand_in
-        with _absent():
+        _stand_in(_COMPILER, allow_in_graph=_unmarked, assume_constant_result=_unmarked, disable=_unmarked)
+        _stand_in(_SOURCES, ConstantSource=_Source, AttrSource=_attribute, RandomValueSource=_Nothing)
+        if torch.distributed.is_available():
+            _stand_in(_SHARDED, DTensor=_Nothing)
+        with _remembering(), _absent():
             importlib.import_module("transformers.modeling_utils")
 
 
-@final
-class _Compiler(ModuleType):
-    """In place of torch's compiler: its marks do nothing, its modules are themselves, else it becomes the real one."""
+class _Nothing:
+    """In place of a class that is only asked whether something is of it: nothing is."""
 
-    def __init__(self) -> None:
-        super().__init__(_COMPILER)
-        spec = importlib.util.find_spec(_COMPILER)
+
+@dataclass(frozen=True)
+class _Source:
+    """In place of the compiler's mark of where a tensor comes from: its name."""
+
+    name: str
+
+
+def _attribute(base: _Source, member: str) -> _Source:
+    """The mark of what a tensor is a view of."""
+    return _Source(f"{base.name}.{member}")
+
+
+def _stand_in(name: str, **values: object) -> None:
+    """Put a stand-in with `values` in the place of a module of torch that is not loaded."""
+    if name in sys.modules:
+        return
+    module = _StandIn(name, values)
+    sys.modules[name] = module
+    parent, _, last = name.rpartition(".")
+    setattr(sys.modules[parent], last, module)
+
+
+@final
+class _StandIn(ModuleType):
+    """In place of a module: it has what it was given, its modules are themselves, else it becomes the real one."""
+
+    def __init__(self, name: str, values: dict[str, object]) -> None:
+        super().__init__(name)
+        spec = importlib.util.find_spec(name)
         assert spec is not None
         self.__spec__ = spec
         self.__file__ = spec.origin
-        self.__path__ = list(spec.submodule_search_locations or ())
-        self.allow_in_graph = self.assume_constant_result = self.disable = _unmarked
+        if spec.submodule_search_locations is not None:
+            self.__path__ = list(spec.submodule_search_locations)
+        for key, value in values.items():
+            setattr(self, key, value)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if importlib.util.find_spec(f"{_COMPILER}.{name}") is not None:
-            return importlib.import_module(f"{_COMPILER}.{name}")
-        if sys.modules.get(_COMPILER) is self:
-            del sys.modules[_COMPILER]
-        return getattr(importlib.import_module(_COMPILER), name)
+        own = self.__name__
+        if "__path__" in vars(self) and importlib.util.find_spec(f"{own}.{name}") is not None:
+            return importlib.import_module(f"{own}.{name}")
+        if sys.modules.get(own) is self:
+            del sys.modules[own]
+        return getattr(importlib.import_module(own), name)
 
 
 def _unmarked(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:
     """What the compiler's decorators give, with and without arguments: the function itself."""
     return function if function is not None else lambda inner: inner
+
+
+@contextmanager
+def _remembering() -> Iterator[None]:
+    """Inside, functions that remember 128 results are made to remember all: transformers has more folders of models."""
+    known = functools.lru_cache
+
+    def remember(maxsize: Any = 128, typed: bool = False) -> Any:
+        return known(None)(maxsize) if callable(maxsize) else known(maxsize, typed)
+
+    functools.lru_cache = remember  # type: ignore[assignment]  # the same but for its default
+    try:
+        yield
+    finally:
+        functools.lru_cache = known
 
 
 @contextmanager

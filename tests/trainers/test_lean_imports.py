@@ -21,9 +21,16 @@ conditions = Conditions(batch_size=2, sequence_length=16)
 said = [estimate(sys.argv[1], Path(file), conditions).to_json() for file in sys.argv[2:]]
 loaded = sorted(sys.modules)
 import torch
-real = callable(torch._dynamo.optimize) and torch._dynamo.optimize.__module__
+from torch._dynamo.source import AttrSource, LocalSource
+from torch.distributed.tensor import DTensor, Shard
+real = [torch._dynamo.optimize.__module__, LocalSource.__module__, AttrSource(LocalSource("x"), "y").name]
+real += [Shard.__module__, torch.distributed.tensor.DTensor.__module__]
 print(json.dumps({"said": said, "loaded": loaded, "real": real}))
 """
+REAL = [
+    *("torch._dynamo.eval_frame", "torch._dynamo.source", "L['x'].y"),
+    *("torch.distributed.tensor.placement_types", "torch.distributed.tensor"),
+]
 
 
 @pytest.fixture
@@ -44,4 +51,6 @@ def test_what_is_not_needed_is_not_loaded_and_changes_no_answer(arguments: list[
     assert found["said"] == [estimate(model, Path(file), conditions).to_json() for file in files]
     for name in ("torch._dynamo.convert_frame", "torch._inductor", "torch.distributed.fsdp", "scipy.optimize"):
         assert name not in found["loaded"]
-    assert found["real"] == "torch._dynamo.eval_frame"
+    for name in ("torch._dynamo.utils", "torch.distributed.tensor._ops"):
+        assert name not in found["loaded"], "peft and a batch of numbers need none of it"
+    assert found["real"] == REAL, "what is asked for after all is the real one"
