@@ -162,6 +162,7 @@ def run_warm(
         past=beginning.past.studies,
         begun=begun,
         share=share,
+        confirmed=warm.front().confirmed,
         history=history,
         objectives=spec.objectives,
         reachable=known,

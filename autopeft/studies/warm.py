@@ -15,6 +15,7 @@ from autopeft.search.surrogate import SurrogateError, one_thread
 from autopeft.search.trial import History
 from autopeft.search.warm_start import WarmProcess
 from autopeft.spaces.model_shape import ModelShape
+from autopeft.studies.charts import Confirmed
 from autopeft.studies.past import CarriedStudy
 from autopeft.studies.replay_table import cost_line, verdict
 from autopeft.studies.tables import front_table
@@ -35,12 +36,15 @@ class WarmSearch(AbstractTransfer):
     """Its trials that are points of the sources' fronts."""
     share: float | None
     """Of what it believed in the end, how much knows the sources; None where too few trials completed to tell."""
+    confirmed: Confirmed
+    """Scores of further seeds on the held-out split, by trial; those that were confirmed after the search."""
 
     def own_json(self) -> dict[str, object]:
         return {
             "from": [study.to_json() for study in self.past],
             "begun": list(self.begun),
             "share": self.share,
+            "confirmed": {str(trial): dict(scores) for trial, scores in self.confirmed.items()},
         }
 
 
@@ -64,7 +68,7 @@ def warm_table(warm: WarmSearch, *, shape: ModelShape | None = None) -> Renderab
         warm: What is shown.
         shape: The new study's model.
     """
-    table = front_table(warm.front, warm.history, study=warm.study, shape=shape)
+    table = front_table(warm.front, warm.history, study=warm.study, shape=shape, confirmed=warm.confirmed)
     return Group(table, *(Text(line) for line in warm_lines(warm)))
 
 

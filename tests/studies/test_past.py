@@ -178,7 +178,8 @@ def test_a_transfer_in_mode_warm_is_a_search_of_its_own_that_says_what_the_sourc
     storage = "sqlite:///warm.db"
     autopeft.import_studies("old.autopeft", storage=storage)
     words = ("transfer", "old", "--to", "study.yaml", "--mode", "warm", "--storage", storage)
-    write_study(project, **NEW)
+    confirmed = {**NEW, "confirm": {"budget": 1.0}}
+    write_study(project, **confirmed)
     told = json.loads(succeed(monkeypatch, capsys, *words, "--json", "-q"))
     study = Study.open("new-warm-old", storage=storage)
     history = study.history()
@@ -188,16 +189,18 @@ def test_a_transfer_in_mode_warm_is_a_search_of_its_own_that_says_what_the_sourc
     assert told["begun"]
     assert 0.0 <= told["share"] <= 1.0
     assert told["from"][0]["exact"] == told["from"][0]["carried"] == 5
+    assert told["confirmed"] == {str(trial): scores for trial, scores in study.front().confirmed.items()} != {}
     assert told["hypervolume"] == study.front().hypervolume
     assert told["reachable"] is None
     assert told["unknown"].startswith("no study new in the storage has searched this task")
     search(write_study(project, **{**NEW, "search__trials": 2}), storage=storage, progress=False)
-    write_study(project, **NEW)
+    write_study(project, **confirmed)
     again = autopeft.transfer("old", "study.yaml", mode="warm", storage=storage, progress=False)
     assert again.history == history
     assert again.reachable is not None
     assert json.loads(json.dumps(again.to_json()))["reachable"]["warm"] == again.reachable.replayed
     shown = " ".join(succeed(monkeypatch, capsys, *words, "-q").split())
+    assert "test, 3 seeds" in shown
     assert "began from old, 5 of its 5 trials, all of them the same configurations" in shown
     assert "that this warm search and the 2 trials of new" in shown
     assert f"believed in the end: {again.share:.0%} with the sources" in shown
