@@ -54,6 +54,7 @@ from autopeft.trainers.optimizers import make_optimizer
 from autopeft.trainers.sites import layers_of, measure, without_cache
 from autopeft.trainers.storages import StorageWatch, storage_key
 from autopeft.trainers.task import TASKS
+from autopeft.trainers.training_loss import training_loss
 
 CASES = 240
 FAMILIES: Mapping[str, tuple[str, str]] = {
@@ -201,7 +202,7 @@ def measured(case: Case, config: Configuration, device: str) -> int:
     peak = 0
     for _ in range(2):
         with _watched(watch, device), meter.step(optimizer):
-            loss = task.loss(*task.outputs(loaded.model, batch, where))
+            loss = training_loss(task, loaded.model).loss(batch, where)
             penalty = adapters.penalty()
             whole = loss if penalty is None else loss + penalty
             if whole.requires_grad:

@@ -3,7 +3,7 @@
 Shapes: K slots, N rows, E experts (the most of any slot), R ranks of an expert, D input and O output width.
 """
 
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -12,6 +12,9 @@ from autopeft.errors import SpecError
 from autopeft.kernels.dispatch import implementation
 from autopeft.kernels.low_rank import expand_add, shrink
 from autopeft.kernels.slots import Slots
+
+ROUTING: Final = ("route", "route_backward")
+"""Operations between the two halves of the branch, both passes."""
 
 
 def routed_lora(

@@ -15,7 +15,7 @@ from autopeft.objectives.measurement import Measurement
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.training import LAYER_SAMPLING, OPTIMIZERS
 from autopeft.spaces.virtual_tokens import virtual_tokens
-from autopeft.trainers.batches import EncodedSplit, batches_of, evaluation_batches
+from autopeft.trainers.batches import AnyBatch, EncodedSplit, batches_of, evaluation_batches
 from autopeft.trainers.checkpointing import CheckpointedLayers
 from autopeft.trainers.course import Course, Run, Step, random_state
 from autopeft.trainers.job import TrainingSettings
@@ -27,6 +27,7 @@ from autopeft.trainers.rows import LabelKind
 from autopeft.trainers.scores import Collector, Scores
 from autopeft.trainers.sites import layers_of
 from autopeft.trainers.snapshot import restore_snapshot, save_snapshot
+from autopeft.trainers.training_loss import AbstractLoss, OfOutputs, training_loss
 
 WEIGHTS = ("ba_consistency", "ba_diversity", "ba_spectrum", "density", "ggpo_sigma", "ggpo_beta")
 """Settings that weigh a term of the loss."""
@@ -206,12 +207,12 @@ def _backward(run: Run, regularizers: Regularizers, step: Step, *, trained: bool
     together see a part's.
     """
     model, device = run.loaded.model, run.loaded.model.device
+    way = OfOutputs(run.task, model) if regularizers.read_outputs else training_loss(run.task, model)
     total = torch.zeros((), dtype=torch.float32, device=device)
     for part in step.parts:
         run.adapters.passing.begin(part.key)
-        ask = partial(run.task.outputs, model, part.batch, device)
         with run.entering(run.train, part.rows):
-            loss = run.task.loss(*regularizers.outputs(ask, part.batch))
+            loss = _loss(way, regularizers, part.batch, device)
         extra = [term for term in (run.adapters.penalty(), regularizers.penalty()) if term is not None]
         whole = sum(extra, start=loss)
         if trained and whole.requires_grad:  # which it does not where every adapter happened to be left out of the step
@@ -220,6 +221,13 @@ def _backward(run: Run, regularizers: Regularizers, step: Step, *, trained: bool
     if trained:
         regularizers.observe()
     return total
+
+
+def _loss(way: AbstractLoss, regularizers: Regularizers, batch: AnyBatch, device: torch.device) -> torch.Tensor:
+    """The task's loss of a batch, watched by every regularizer; what it was computed from is let go of."""
+    outputs, targets = regularizers.outputs(partial(way.outputs, batch, device), batch)
+    (loss,) = way.losses(outputs, targets, [len(targets)])
+    return loss
 
 
 def evaluate(run: Run, split: EncodedSplit) -> dict[str, float]:

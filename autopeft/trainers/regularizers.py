@@ -199,6 +199,11 @@ class Regularizers:
         self._last = torch.stack(weighted).sum() if weighted else None
         return outputs, targets
 
+    @property
+    def read_outputs(self) -> bool:
+        """Whether any term may look at what the task scores."""
+        return bool(self._terms)
+
     def penalty(self) -> torch.Tensor | None:
         """The weighted sum of the terms after the last `outputs`; None when none is switched on."""
         return self._last

@@ -10,7 +10,7 @@ from autopeft.trainers import metrics
 from autopeft.trainers.batches import AnyBatch
 from autopeft.trainers.rows import LabelKind
 from autopeft.trainers.task_kind import Task, cross_entropy
-from autopeft.trainers.text_tasks import token_outputs, token_statistics
+from autopeft.trainers.text_tasks import picked_tokens, token_statistics
 from autopeft.trainers.tokens import Row
 
 if TYPE_CHECKING:
@@ -37,14 +37,20 @@ def _encode_sequences(
 
 
 def _sequence_outputs(model: "PreTrainedModel", batch: AnyBatch, device: "torch.device") -> "Outputs":
-    """Logits `[N, V]` of the target tokens, each given the ones before it, and the tokens `[N]`."""
+    """Logits `[N, V]` of the target tokens, each given the ones before it, float32, and the tokens `[N]`."""
+    logits_NV, targets_N = _picked_targets(model, batch, device)
+    return logits_NV.float(), targets_N
+
+
+def _picked_targets(model: "PreTrainedModel", batch: AnyBatch, device: "torch.device") -> "Outputs":
+    """The same in the model's dtype."""
     import torch
 
     from autopeft.trainers.model import decoder_inputs
 
     labels_BS = torch.from_numpy(batch.targets).to(device, non_blocking=True)
     read_BS, real_BS = decoder_inputs(model, labels_BS), (labels_BS != -100).long()
-    return token_outputs(model, batch, device, decoder_input_ids=read_BS, decoder_attention_mask=real_BS)
+    return picked_tokens(model, batch, device, decoder_input_ids=read_BS, decoder_attention_mask=real_BS)
 
 
 SEQUENCES = Task(
@@ -53,6 +59,7 @@ SEQUENCES = Task(
     encoding="sequences",
     encode=_encode_sequences,
     outputs=_sequence_outputs,
+    picked=_picked_targets,
     loss=cross_entropy,
     statistics=token_statistics,
     score=lambda names, statistics_N2, _: metrics.token_metrics(names, statistics_N2[:, 0], statistics_N2[:, 1]),

@@ -18,6 +18,7 @@ from autopeft.trainers.model import set_training
 from autopeft.trainers.sites import layers_of
 from autopeft.trainers.storages import storage_key
 from autopeft.trainers.task_kind import Task
+from autopeft.trainers.training_loss import training_loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +42,7 @@ class Step:
 
     def loss(self) -> torch.Tensor:
         """The task's loss of the model on the batch."""
-        outputs, targets = self.task.outputs(self.described.model, self.batch, torch.device("cpu"))
-        return self.task.loss(outputs, targets)
+        return training_loss(self.task, self.described.model).loss(self.batch, torch.device("cpu"))
 
     @contextmanager
     def running(self, *, watched: Chain | None = None) -> Iterator[None]:

@@ -42,6 +42,8 @@ class Task:
     score: Callable[[Sequence[str], FloatArray, FloatArray], dict[str, float]]
     """Metrics by name, and `loss`, from all statistics `[N, k]` and targets `[N]` of a split."""
 
+    picked: Callable[["PreTrainedModel", AnyBatch, "torch.device"], "Outputs"] | None = None
+    """Of a language model: `outputs` as its output embedding gives them, in the model's dtype."""
     min_texts: int = 1
     """Text columns it takes at least."""
     max_texts: int = 2

@@ -73,7 +73,13 @@ def _number_outputs(model: "PreTrainedModel", batch: AnyBatch, device: "torch.de
     return logits_B1[:, 0], targets_B
 
 
-def token_outputs(
+def token_outputs(model: "PreTrainedModel", batch: AnyBatch, device: "torch.device") -> "Outputs":
+    """`picked_tokens`, float32."""
+    logits_NV, targets_N = picked_tokens(model, batch, device)
+    return logits_NV.float(), targets_N
+
+
+def picked_tokens(
     model: "PreTrainedModel", batch: AnyBatch, device: "torch.device", **more: "torch.Tensor"
 ) -> "Outputs":
     """Logits of the positions that have a target, and of no other: the rest of `[B, T, V]` is never made.
@@ -97,7 +103,7 @@ def token_outputs(
         logits_1NV = model(**inputs(batch, device), **more).logits
     finally:
         handle.remove()
-    return logits_1NV[0].float(), targets_N
+    return logits_1NV[0], targets_N
 
 
 def _squared_error(outputs_N: "torch.Tensor", targets_N: "torch.Tensor") -> "torch.Tensor":
@@ -141,6 +147,7 @@ TOKENS = Task(
     encoding="language",
     encode=_encode_language,
     outputs=token_outputs,
+    picked=picked_tokens,
     loss=cross_entropy,
     statistics=token_statistics,
     score=lambda names, statistics_N2, _: metrics.token_metrics(names, statistics_N2[:, 0], statistics_N2[:, 1]),

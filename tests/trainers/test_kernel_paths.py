@@ -20,7 +20,9 @@ from autopeft.kernels import low_rank as operations
 from autopeft.kernels.device import assuming_cuda
 from autopeft.kernels.dispatch import Operation
 from autopeft.spaces.configuration import Configuration
+from autopeft.trainers import training_loss
 from autopeft.trainers.adapters import lora as pairs
+from autopeft.trainers.adapters import mola as experts
 from autopeft.trainers.job import DataSpec, TaskSpec
 from autopeft.trainers.packed import low_rank as grouped
 from autopeft.trainers.trainer import Trainer
@@ -79,21 +81,26 @@ SLOTS = (
     lora(0, 2, rank=2, dropout=0.3),
     lora(1, 2, rank=5, dropout=0.1),
 )
+MOLA = configuration(setting("mola", (0, 2), experts=3, rank=2, top_k=2, targets=QUERY_VALUE, dropout=0.2, balance=0.1))
+EVEN = configuration(setting("mola", (0, 2), experts=3, rank=2, targets=QUERY_VALUE, dropout=0.0, balance=0.1))
 GROUP = configuration(setting("lora_group", (0, 2), group=2, rank=2, targets=QUERY_VALUE))
 
 
 def test_a_cpu_runs_no_kernel_and_none_of_its_twins(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in ((pairs, "lora_linear"), (pairs, "shrink"), (grouped, "lora_linear"), (operations, "_run")):
         monkeypatch.setattr(module, name, None)
-    assert all(report.failure is None for report in trainer.run(job((SLOTS[2], GROUP), epochs=1)))
+    monkeypatch.setattr(experts, "routed_lora", None)
+    assert all(report.failure is None for report in trainer.run(job((SLOTS[2], GROUP, MOLA), epochs=1)))
     assert all(report.failure is None for report in trainer.run(job(SLOTS[:2], epochs=1, at_once=2)))
 
 
-@pytest.mark.parametrize("config", [SLOTS[0], GROUP, lora(0, rank=70)], ids=["lora", "group", "no kernel holds it"])
+@pytest.mark.parametrize(
+    "config", [SLOTS[0], GROUP, EVEN, lora(0, rank=70)], ids=["lora", "group", "experts", "no kernel holds it"]
+)
 def test_a_trial_has_the_losses_of_a_cpu_where_nothing_is_dropped(trainer: Trainer, config: Configuration) -> None:
     with on_cuda():
         found = list(trainer.run(job((config,))))
-    same(found, list(trainer.run(job((config,)))), tolerance=ROUNDING)
+    same(found, list(trainer.run(job((config,)))), tolerance=ROUNDING, memory=False)
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> list[tuple[object, ...]]:
@@ -163,6 +170,49 @@ def test_what_a_step_drops_follows_from_the_seed_and_differs_from_step_to_step(
     assert len(first) == len(set(first)) * 2 * 2, "layers and targets"
 
 
+def test_experts_beside_others_train_as_alone(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counted(monkeypatch, experts, "routed_lora")
+    with on_cuda(), one_pass():
+        packed = by_slot(trainer.run(job((SLOTS[2], MOLA), at_once=2)))
+        alone = by_slot(trainer.run(job((SLOTS[2], MOLA))))
+    assert calls
+    for slot, own in alone.items():
+        same(packed[slot], own)
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    folder = tmp_path_factory.mktemp("language")
+    settings = replace(support.SETTINGS, batch_size=40, max_length=10)
+    return support.trainer(folder, support.language(folder), model="llama", settings=settings)
+
+
+def llama(*layers: int, rank: int, dropout: float = 0.0) -> Configuration:
+    targets = MODELS["llama"].query_value
+    return configuration(setting("lora", layers, rank=rank, targets=targets, alpha=16.0, dropout=dropout))
+
+
+TEXTS = (llama(0, 2, rank=4), llama(1, 2, rank=2))
+
+
+def test_a_language_model_s_loss_is_computed_from_its_hidden_states(
+    writer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = by_slot(writer.run(job(TEXTS)))
+    calls = counted(monkeypatch, training_loss, "linear_cross_entropy")
+    assert not calls
+    with on_cuda():
+        alone = by_slot(writer.run(job(TEXTS)))
+        n_alone = len(calls)
+        with one_pass():
+            packed = by_slot(writer.run(job(TEXTS, at_once=2)))
+    assert n_alone == 2 * 2 * 3, "configurations, epochs and steps"
+    assert len(calls) - n_alone == 2 * 3 + 2, "slots together, but for the step that is measured"
+    for slot, own in plain.items():
+        same(alone[slot], own, tolerance=ROUNDING, memory=False)
+        same(packed[slot], alone[slot])
+
+
 @interpreted
 def test_interpreted_kernels_train_as_their_twins(tmp_path: Path) -> None:
     few = DataSpec(
@@ -171,7 +221,7 @@ def test_interpreted_kernels_train_as_their_twins(tmp_path: Path) -> None:
     )
     task = TaskSpec(kind="text-classification", data=few, text=("text",), label="label", metric="accuracy")
     small = support.trainer(tmp_path, task, settings=replace(support.SETTINGS, batch_size=2, max_length=8))
-    asked = job(SLOTS[1:3], epochs=1, at_once=2)
+    asked = job((*SLOTS[1:3], MOLA), epochs=1, at_once=3)
     with one_pass():
         with on_cuda(twins=False):
             kernels = by_slot(small.run(asked))

@@ -40,8 +40,8 @@ class LoraPair(OfPass):
         scaled product is added in one call that needs no temporary of the output's size.
         """
         if self.fits_kernels(x):
-            rows, ys = x.flatten(0, -2), output.flatten(0, -2)
-            (hidden,) = shrink(rows, self.a[None, None], self._slots(x), stream=self.stream)
+            ys = output.flatten(0, -2).clone()  # in place on a view of it would cost two copies of its gradient
+            (hidden,) = shrink(x.flatten(0, -2), self.a[None, None], self._slots(x), stream=self.stream)
             return expand_add(ys, hidden.to(ys.dtype), self.b[None], self._slots(x)).view(output.shape)
         dropped = functional.dropout(x, self.dropout, training=self.training) if self.dropout else x
         hidden = functional.linear(dropped, self.a.to(x.dtype)).flatten(0, -2).to(output.dtype)

@@ -17,14 +17,18 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from autopeft.kernels.dispatch import takes
+from autopeft.kernels.low_rank import BRANCH
+from autopeft.kernels.routed import ROUTING, balance_loss, routed_lora
 from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle, Placement
+from autopeft.trainers.adapters.passes import OfPass
 from autopeft.trainers.sites import reads_encoder
 
 _MASKS: Final = ("attention_mask", "decoder_attention_mask")
 
 
 @final
-class RoutedExperts(nn.Module):
+class RoutedExperts(OfPass):
     """The experts at one site: y += (alpha / R) * sum over a token's K experts e of w_e B_e A_e dropout(x).
 
     w are the K largest of softmax(router x) over all E, divided by their sum; which is the softmax of the K largest
@@ -32,9 +36,18 @@ class RoutedExperts(nn.Module):
     """
 
     def __init__(
-        self, *, d_in: int, d_out: int, experts: int, rank: int, alpha: float, dropout: float, top_k: int
+        self,
+        *,
+        d_in: int,
+        d_out: int,
+        experts: int,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        top_k: int,
+        stream: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(stream=stream)
         self.a = nn.Parameter(torch.zeros(experts * rank, d_in))  # [E R, I]
         self.b = nn.Parameter(torch.zeros(d_out, experts * rank))  # [O, E R]
         self.router = nn.Parameter(torch.zeros(experts, d_in))  # [E, I]
@@ -58,6 +71,34 @@ class RoutedExperts(nn.Module):
         b = self.b.to(output.dtype).t()
         updated = torch.addmm(output.flatten(0, -2), flat, b, alpha=self.scale).view(output.shape)
         return updated, logits, chosen
+
+    def by_kernels(
+        self, x: torch.Tensor, output: torch.Tensor, real: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The same `output`; choices [E] and summed probabilities [E] over the tokens that are `real` [T] (None: all).
+
+        Computed by the kernels, which `fits_kernels` says whether they can.
+        """
+        slots = self.passing.slots(x, scale=self.scale, dropout=self.dropout if self.training else 0.0)
+        n_experts = len(self.router)
+        updated, choices, probabilities = routed_lora(
+            x.flatten(0, -2),
+            output.flatten(0, -2).clone(),
+            self.router[None],
+            self.a.unflatten(0, (n_experts, self.rank))[None],
+            self.b.unflatten(1, (n_experts, self.rank))[None],
+            slots,
+            experts_K=torch.full((1,), n_experts, dtype=torch.int32, device=x.device),
+            top_k_K=torch.full((1,), self.top_k, dtype=torch.int32, device=x.device),
+            real_N=torch.ones(slots.n_rows, dtype=torch.bool, device=x.device) if real is None else real,
+            stream=self.stream,
+        )
+        return updated.view(output.shape), choices[0], probabilities[0]
+
+    def fits_kernels(self, x: torch.Tensor) -> bool:
+        """Whether kernels compute the experts for `x` [..., I]; not where A is frozen and B is not (`lora_fa`)."""
+        trains = x.dim() > 1 and self.a.requires_grad >= self.b.requires_grad
+        return trains and takes(BRANCH, x, rank=len(self.a)) and takes(ROUTING, x, rank=self.rank)
 
 
 @final
@@ -106,9 +147,15 @@ class MolaAdapter(AbstractAdapter):
                 site: RoutedExperts = site,
                 mask: str = mask,
             ) -> torch.Tensor:
-                updated, logits, chosen = site(args[0], output)
-                if self.training and self.balance:
-                    self._seen.append(_routed(logits, chosen, self._masks.get(mask)))
+                x, counts = args[0], self.training and bool(self.balance)
+                real = _real(x, self._masks.get(mask)) if counts else None
+                if site.fits_kernels(x):
+                    updated, *seen = site.by_kernels(x, output, real)
+                else:
+                    updated, logits, chosen = site(x, output)
+                    seen = [*_routed(logits, chosen, real)] if counts else []
+                if counts:
+                    self._seen.append((seen[0], seen[1]))
                 return updated
 
             handles.append(layer.get_submodule(target).register_forward_hook(hook))
@@ -125,26 +172,32 @@ class MolaAdapter(AbstractAdapter):
         choices = torch.stack([row for row, _ in self._seen]).sum(dim=0)  # [E]
         probability = torch.stack([row for _, row in self._seen]).sum(dim=0)  # [E], summed over tokens
         self._seen.clear()
-        shares = choices / choices.sum().clamp(min=1)
-        means = probability / probability.detach().sum().clamp(min=torch.finfo(probability.dtype).tiny)
-        return self.balance * len(shares) * (shares * means).sum()
+        n_experts = choices.new_full((1,), len(choices))
+        return self.balance * balance_loss(choices[None], probability[None], n_experts)[0]
 
 
-def _routed(logits: torch.Tensor, chosen: torch.Tensor, mask: object) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choices [E] and summed probabilities [E] over the real tokens: those of `mask` [N, S], all where it does not fit.
+def _real(x: torch.Tensor, mask: object) -> torch.Tensor | None:
+    """Which of the tokens [T] of `x` are real by `mask` [N, S], bool; None, all, where it does not fit.
 
     Virtual tokens, which stand before those that the mask knows, are left out.
+    """
+    if not isinstance(mask, torch.Tensor) or mask.dim() != 2:
+        return None
+    if x.dim() == 3 and x.shape[1] > mask.shape[1]:
+        mask = functional.pad(mask, (x.shape[1] - mask.shape[1], 0))
+    return mask.flatten() != 0 if mask.numel() == x.shape[:-1].numel() else None
+
+
+def _routed(logits: torch.Tensor, chosen: torch.Tensor, real: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choices [E] and summed probabilities [E] over the tokens that are `real` [T], None for all.
 
     A token's probabilities sum to one, so the summed ones, divided by their sum, are the mean.
     """
-    mask = mask if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None
-    if mask is not None and logits.dim() == 3 and logits.shape[1] > mask.shape[1]:
-        mask = functional.pad(mask, (logits.shape[1] - mask.shape[1], 0))
     logits, chosen = logits.flatten(0, -2), chosen.flatten(0, -2)  # [T, E], [T, K]
-    real = logits.new_ones(len(logits)) if mask is None or mask.numel() != len(logits) else mask.flatten().to(logits)
-    ones = real.unsqueeze(-1).expand(chosen.shape)
+    weights = logits.new_ones(len(logits)) if real is None else real.to(logits)
+    ones = weights.unsqueeze(-1).expand(chosen.shape)
     choices = logits.new_zeros(logits.shape[-1]).index_add(0, chosen.flatten(), ones.flatten())
-    return choices, real @ logits.softmax(dim=-1)
+    return choices, weights @ logits.softmax(dim=-1)
 
 
 def build_mola(placement: Placement) -> MolaAdapter:
@@ -163,6 +216,7 @@ def build_mola(placement: Placement) -> MolaAdapter:
             alpha=placement.real("alpha"),
             dropout=placement.real("dropout"),
             top_k=placement.size("top_k"),
+            stream=placement.stream(site, kind=2),
         )
         for tensor in (experts.router, experts.a):
             nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=placement.generator)

@@ -23,6 +23,7 @@ from autopeft.trainers.packed.layout import Layout
 from autopeft.trainers.packed.routing import Member, Router
 from autopeft.trainers.packed.slot import Slot
 from autopeft.trainers.scores import Collector, Scores
+from autopeft.trainers.training_loss import OfOutputs, training_loss
 
 Failure = tuple[str, str]
 """(kind, message)."""
@@ -132,8 +133,10 @@ class Pack:
                     members = [same[index] for index in group]
                     began = time.perf_counter()
                     with torch.inference_mode():
-                        outputs = self._outputs(members, [batch] * len(members), split, [rows] * len(members))
-                    for slot, (output, target) in zip(members, outputs, strict=True):
+                        ask = OfOutputs(members[0].run.task, self._loaded.model).outputs
+                        own_batches, own_rows = [batch] * len(members), [rows] * len(members)
+                        outputs, targets, sizes = self._outputs(members, own_batches, split, own_rows, ask)
+                    for slot, output, target in zip(members, outputs.split(sizes), targets.split(sizes), strict=True):
                         collectors[slot].add(output, target, np.repeat(rows, batch.items))
                         slot.course.evaluation_seconds += (time.perf_counter() - began) / len(members)
         return {slot: collector.scores() for slot, collector in collectors.items()}
@@ -169,8 +172,9 @@ class Pack:
                 for slot, part in rows:
                     slot.run.adapters.passing.begin(part.key)
                 batches, split = [part.batch for part in parts], slots[0].run.train
-                outputs = self._outputs(slots, batches, split, [part.rows for part in parts])
-                whole = [self._loss(*row, *pair) for row, pair in zip(rows, outputs, strict=True)]
+                way = training_loss(slots[0].run.task, self._loaded.model)
+                losses = way.losses(*self._outputs(slots, batches, split, [part.rows for part in parts], way.outputs))
+                whole = [self._whole(*row, loss) for row, loss in zip(rows, losses, strict=True)]
             trained = [loss for loss in whole if loss is not None]
             if trained:
                 torch.stack(trained).sum().backward()
@@ -180,9 +184,8 @@ class Pack:
                 raise
             raise _OutOfMemoryError(slots, failure) from None
 
-    def _loss(self, slot: Slot, part: Part, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor | None:
-        """The part of the slot's step in what is to be differentiated; None where this step trains nothing."""
-        loss = slot.run.task.loss(outputs, targets)
+    def _whole(self, slot: Slot, part: Part, loss: torch.Tensor) -> torch.Tensor | None:
+        """What `loss` is of the slot's step, in what is to be differentiated; None where this step trains nothing."""
         penalty = slot.run.adapters.penalty()
         slot.loss = slot.loss + part.share * loss.detach()
         if not slot.course.parameters:
@@ -191,19 +194,23 @@ class Pack:
         return whole if whole.requires_grad else None
 
     def _outputs(
-        self, slots: Sequence[Slot], batches: Sequence[AnyBatch], split: EncodedSplit, rows: Sequence[IntArray]
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Each slot's outputs and targets; their rows go through the base together, from where any slot adapts it."""
+        self,
+        slots: Sequence[Slot],
+        batches: Sequence[AnyBatch],
+        split: EncodedSplit,
+        rows: Sequence[IntArray],
+        ask: Callable[[AnyBatch, torch.device], tuple[torch.Tensor, torch.Tensor]],
+    ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+        """What `ask` gives for all slots' items, their targets, and how many each slot has.
+
+        Their rows go through the base together, from where any slot adapts it.
+        """
         run = min((slot.run for slot in slots), key=lambda run: run.cut)
         layout = Layout(*zip(*(batch.mask_BT.shape for batch in batches), strict=True))
         members = [slot.member for slot in slots]
-        with (
-            run.entering(split, np.concatenate(rows)),
-            self._router.running(members, layout),
-        ):
-            outputs, targets = run.task.outputs(self._loaded.model, merged(batches, pad_id=run.pad_id), self._device)
-        sizes = [n_scored(batch) for batch in batches]
-        return list(zip(outputs.split(sizes), targets.split(sizes), strict=True))
+        with run.entering(split, np.concatenate(rows)), self._router.running(members, layout):
+            outputs, targets = ask(merged(batches, pad_id=run.pad_id), self._device)
+        return outputs, targets, [n_scored(batch) for batch in batches]
 
     def _set_mode(self, slots: Sequence[Slot], *, training: bool) -> None:
         """Dropout of adapters and heads on or off."""
