@@ -42,6 +42,10 @@ class BayesianSearcher(AbstractSearcher):
         seen = history.ids | {one.id for one in chosen}
         return [*chosen, *draw_unseen(self._problem.space, rng, n - len(chosen), seen=seen)]
 
+    def foreseen(self, history: History) -> int:
+        """What is left of the design; where past studies lead it, trials may still show that they mislead."""
+        return 0 if self._problem.past else max(0, design_size(self._problem) - len(history))
+
     def _designed(self, history: History, n: int) -> list[Configuration]:
         room = min(design_size(self._problem) - len(history), n)
         if room <= 0:

@@ -22,3 +22,6 @@ class RandomSearcher(AbstractSearcher):
         """Draws that depend on the seed and on how many trials there are; see `AbstractSearcher.ask`."""
         rng = np.random.default_rng([self._problem.seed, len(history)])
         return draw_unseen(self._problem.space, rng, n, seen=history.ids)
+
+    def foreseen(self, history: History) -> int:
+        return max(0, self._problem.n_trials - len(history))

@@ -35,3 +35,7 @@ class AbstractSearcher(ABC):
 
         Deterministic in (problem, history). Fewer than `n` only when the space is exhausted; none then ends the study.
         """
+
+    def foreseen(self, history: History) -> int:
+        """How many of the next proposals do not depend on what any trial comes to; they may be asked for ahead."""
+        return 0

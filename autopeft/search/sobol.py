@@ -45,6 +45,9 @@ class SobolSearcher(AbstractSearcher):
         rng = np.random.default_rng([self._problem.seed, len(history)])
         return [*chosen, *draw_unseen(space, rng, n - len(chosen), seen=seen)]
 
+    def foreseen(self, history: History) -> int:
+        return max(0, self._problem.n_trials - len(history))
+
 
 def _points(dimensions: int, *, seed: int, start: int) -> Iterator[Array]:
     from scipy.stats import qmc

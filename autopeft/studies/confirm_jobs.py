@@ -82,10 +82,10 @@ class HeldOutSource(AbstractTrialSource):
         self._runner, self._entries, self._seed = runner, tuple(entries), study_seed
         self._given: dict[int, tuple[Assignment, Assignment]] = {}
 
-    def propose(self, n: int, *, beside: Sequence[Assignment] = ()) -> list[Assignment]:
+    def propose(self, n: int, *, beside: Sequence[Assignment] = (), more: int = 0) -> list[Assignment]:
         """The runner's proposals as a confirmation trains them."""
         handed: list[Assignment] = []
-        for assignment in self._runner.propose(n, beside=beside):
+        for assignment in self._runner.propose(n, beside=beside, more=more):
             seeds = tuple(seed_of(self._seed, self._entries[number].seed) for number in assignment.numbers)
             job = replace(assignment.job, seeds=seeds, evaluate_test=True, output_dirs=())
             ours = replace(assignment, job=job)

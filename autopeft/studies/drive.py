@@ -9,6 +9,7 @@ from pathlib import Path
 from autopeft.errors import InputError, StorageError
 from autopeft.search.scheduler import AbstractScheduler, RunAll
 from autopeft.search.searcher import AbstractSearcher
+from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
 from autopeft.studies.artifacts import Artifacts
 from autopeft.studies.capacity import capacity_of
@@ -20,6 +21,7 @@ from autopeft.studies.packs import at_once
 from autopeft.studies.runner import Runner
 from autopeft.studies.signals import StopLevel, StopRequest, signals_raise
 from autopeft.studies.storage import StoredStudy
+from autopeft.studies.waiting import Likeness, LikenessOf
 
 _WATCH_SECONDS = 0.1
 _SAID = {
@@ -111,6 +113,7 @@ def drive(
 
 
 def _runner(study: StoredStudy, plan: Plan, resources: Resources, listeners: Sequence[Listener]) -> Runner:
+    slots = at_once(resources)
     return Runner(
         study,
         space=plan.space,
@@ -120,10 +123,30 @@ def _runner(study: StoredStudy, plan: Plan, resources: Resources, listeners: Seq
         epochs=plan.epochs,
         scheduler=plan.scheduler,
         artifacts=Artifacts(plan.artifacts, study.name) if plan.artifacts else None,
+        likeness=_likeness(plan) if slots > 1 else None,
+        at_once=slots,
         capacity=capacity_of(resources),
         deadline_seconds=resources.trial_deadline_seconds,
         listeners=listeners,
     )
+
+
+def _likeness(plan: Plan) -> LikenessOf:
+    """What trials that share a pack should have in common, by how the plan trains them."""
+    from autopeft.trainers.loop import settings_of
+    from autopeft.trainers.prefix import lowest_layer
+
+    n_layers = plan.space.shape.n_layers
+
+    def likeness(configuration: Configuration) -> Likeness:
+        try:
+            settings = settings_of(plan.worker.training, configuration)
+        except InputError:
+            return Likeness(0)  # its trial will fail, and say why
+        lowest = lowest_layer(configuration, settings, n_layers=n_layers)
+        return Likeness(lowest, settings.batch_size * settings.max_length)
+
+    return likeness
 
 
 def _forget(study: StoredStudy, runner: Runner) -> None:

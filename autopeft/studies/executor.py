@@ -108,12 +108,13 @@ class AbstractTrialSource(ABC):
     """What an executor sees of a study: the runner, or a stand-in in a test."""
 
     @abstractmethod
-    def propose(self, n: int, *, beside: Sequence[Assignment] = ()) -> list[Assignment]:
+    def propose(self, n: int, *, beside: Sequence[Assignment] = (), more: int = 0) -> list[Assignment]:
         """Up to `n` trials to run now, already durable as running ones. May take long; call it off any event loop.
 
-        They share a worker with each other and with those of `beside`: no more than fit its memory together. Fewer than
-        `n` while others are in flight: ask again when one of those has finished. None with nothing in flight: the study
-        is over. Safe beside `record` from another thread, but one call at a time.
+        They share a worker with each other and with those of `beside`: no more than fit its memory together, and those
+        that share most of the base. `more` trials are wanted at the same time for other workers, which will ask next.
+        Fewer than `n` while others are in flight: ask again when one of those has finished. None with nothing in
+        flight: the study is over. Safe beside `record` from another thread, but one call at a time.
         """
 
     @abstractmethod

@@ -28,6 +28,7 @@ from autopeft.studies.events import Listener, Noted, StopReason, StudyEvent, Tri
 from autopeft.studies.executor import AbstractTrialSource, Assignment, WorkerLost
 from autopeft.studies.records import HeldOut, RunRecord, TrialRecord
 from autopeft.studies.storage import StoredStudy, to_trial
+from autopeft.studies.waiting import LikenessOf, WaitingRoom
 from autopeft.trainers.job import Report, TrainJob
 
 MAX_LOSSES = 2
@@ -53,6 +54,8 @@ class Runner(AbstractTrialSource):
         epochs: Budget of each trial.
         scheduler: Says after each epoch which trials train on; None trains all to their end.
         artifacts: Where trained adapters go; None keeps none.
+        likeness: What trials that share a pack should have in common; None where each has a worker for itself.
+        at_once: Slots of a pack.
         capacity: Memory of one job; a trial that may not fit fails as `oom` without being started. None starts all.
         deadline_seconds: How long a trial may run; None for ever.
         listeners: Told of every event, in order.
@@ -69,11 +72,14 @@ class Runner(AbstractTrialSource):
         epochs: int,
         scheduler: AbstractScheduler | None = None,
         artifacts: Artifacts | None = None,
+        likeness: LikenessOf | None = None,
+        at_once: int = 1,
         capacity: Capacity | None = None,
         deadline_seconds: float | None = None,
         listeners: Sequence[Listener] = (),
     ) -> None:
-        self._study, self._space, self._searcher = study, space, searcher
+        self._study, self._space = study, space
+        self._room = WaitingRoom(searcher, likeness=likeness, at_once=at_once)
         self._seed, self._n_trials, self._epochs = seed, n_trials, epochs
         self._scheduler = scheduler or RunAll()
         self._artifacts, self._deadline = artifacts, deadline_seconds
@@ -113,7 +119,7 @@ class Runner(AbstractTrialSource):
         with self._lock:
             self._closed = True
 
-    def propose(self, n: int, *, beside: Sequence[Assignment] = ()) -> list[Assignment]:
+    def propose(self, n: int, *, beside: Sequence[Assignment] = (), more: int = 0) -> list[Assignment]:
         company = [number for assignment in beside for number in assignment.numbers]
         with self._lock:
             if any(self._runs[number].losses for number in company):
@@ -123,26 +129,35 @@ class Runner(AbstractTrialSource):
             return jobs
         while len(jobs) < n:
             with self._lock:
-                room = min(n - len(jobs), self._n_trials - len(self._trials))
+                room = self._n_trials - len(self._trials)
                 history = self.history()
-            fresh = self._searcher.ask(history, room) if room > 0 else ()
+                taken = [*company, *(number for assignment in jobs for number in assignment.numbers)]
+                others = self._configurations(taken)
+            fresh = self._room.ask(history, n - len(jobs), company=others, more=more, room=room)
             with self._lock:
                 if self._closed:
                     return []
-                taken = [*company, *(number for assignment in jobs for number in assignment.numbers)]
                 fitting = fresh[: self._fitting(fresh, taken)]
                 begun = [self._begin(configuration) for configuration in fitting]
+                self._room.took(fitting)
             jobs += [assignment for assignment in begun if assignment is not None]
-            if None not in begun:
+            if not begun or (len(begun) < len(fresh) and None not in begun):
                 break
         return jobs
+
+    def _configurations(self, numbers: Sequence[int]) -> list[Configuration]:
+        return [self._trials[number].configuration for number in numbers]
 
     def _again(self, n: int, company: Sequence[int]) -> list[Assignment]:
         """Up to `n` trials that are to be run again or that go on after they were stopped; one that has lost a worker
         runs alone, so that it is known why.
         """
         jobs: list[Assignment] = []
-        waiting = deque([*self._queue, *self._scheduler.resumable(self.history())])
+        paused = self._scheduler.resumable(self.history())
+        first = self._room.preferred(
+            self._configurations(paused), max(0, n - len(self._queue)), company=self._configurations(company)
+        )
+        waiting = deque([*self._queue, *(paused[index] for index in first)])
         while waiting and len(jobs) < n:
             number = waiting.popleft()
             taken = [*company, *(row for assignment in jobs for row in assignment.numbers)]

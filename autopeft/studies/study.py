@@ -54,6 +54,9 @@ class _InOrder(AbstractSearcher):
     def ask(self, history: History, n: int) -> Sequence[Configuration]:
         return [row for row in self._configurations if row.id not in history.ids][:n]
 
+    def foreseen(self, history: History) -> int:
+        return max(0, len(self._configurations) - len(history))
+
 
 @final
 class Study:

@@ -86,7 +86,7 @@ class TuneExecutor(AbstractExecutor):
                     name="study",
                     storage_path=str(folder / "tune"),
                     num_samples=-1,
-                    search_alg=_Proposals(book, pool, at_once=slots),
+                    search_alg=_Proposals(book, pool, at_once=slots, jobs=jobs),
                     max_concurrent_trials=jobs,
                     scheduler=_Recorder(book, pool),
                     callbacks=[_Watch(book)],
@@ -260,9 +260,9 @@ class _JobTrainable(tune.Trainable):
 class _Proposals(Searcher):
     """Gives Tune the runner's jobs. Proposals are computed in a thread, one at a time, when a slot is free."""
 
-    def __init__(self, book: Book, pool: ThreadPoolExecutor, *, at_once: int) -> None:
+    def __init__(self, book: Book, pool: ThreadPoolExecutor, *, at_once: int, jobs: int) -> None:
         super().__init__()
-        self._book, self._pool, self._at_once = book, pool, at_once
+        self._book, self._pool, self._at_once, self._jobs = book, pool, at_once, jobs
         self._pending: Future[list[Assignment]] | None = None
         self._dry_since: int | None = None
 
@@ -293,16 +293,17 @@ class _Proposals(Searcher):
             return jobs
         if self._pending is None:
             late = book.late_refills.pop(0) if book.late_refills else None
-            self._pending = self._pool.submit(self._proposed, late)
+            others = max(0, self._jobs - len(book.flying) - 1)
+            self._pending = self._pool.submit(self._proposed, late, others * self._at_once)
         jobs = self._wait(self._pending)
         if jobs is not None:
             self._pending = None
         return jobs
 
-    def _proposed(self, late: "Future[list[Assignment]] | None") -> list[Assignment]:
-        """As many trials as share a job, those first that were thought of for one that has ended."""
+    def _proposed(self, late: "Future[list[Assignment]] | None", more: int) -> list[Assignment]:
+        """As many trials as share a job, late ones first; other workers that are free want so many `more`."""
         found = late.result() if late is not None else []
-        return found + self._book.source.propose(self._at_once - len(found), beside=found)
+        return found + self._book.source.propose(self._at_once - len(found), beside=found, more=more)
 
     def _wait(self, pending: "Future[list[Assignment]]") -> list[Assignment] | None:
         """The proposal; None when it is not ready and other jobs need the loop, or a stop was asked for."""

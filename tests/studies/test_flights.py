@@ -18,7 +18,7 @@ class Source(AbstractTrialSource):
     def __init__(self) -> None:
         self.told: list[Report | WorkerLost] = []
 
-    def propose(self, n: int, *, beside: Sequence[Assignment] = ()) -> list[Assignment]:
+    def propose(self, n: int, *, beside: Sequence[Assignment] = (), more: int = 0) -> list[Assignment]:
         return []
 
     def record(self, assignment: Assignment, event: Report | WorkerLost) -> bool:
