@@ -23,6 +23,7 @@ from autopeft.studies.confirmation import (
     BELIEFS,
     CHOSEN,
     ROWS,
+    SERVED,
     baseline_name,
     confirm_name,
     read_confirmation,
@@ -173,7 +174,7 @@ class Confirmer:
 
     def _made(self, name: str, spec: StudySpec, space: SearchSpace) -> StoredStudy:
         identity = json.loads(space.fingerprint()) | {"content": content_of(spec)}
-        written = spec.to_mapping() | {"study": name, "confirms": self.spec.study}
+        written = spec.to_mapping() | {"study": name, SERVED: self.spec.study}
         definition = StudyDefinition(objectives=spec.objectives, spec=written, space=identity)
         return self.storage.create(name, definition, harmless=(*HARMLESS, *PLACES))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopeft.errors import InputError, NotFoundError, SpecError, StorageError
 from autopeft.search.optuna_log import quiet_optuna
+from autopeft.studies.confirmation import SERVED
 from autopeft.studies.database import publish_studies, translated
 from autopeft.studies.definition import StudyDefinition
 from autopeft.studies.load import to_spec
@@ -121,7 +122,7 @@ def _check(path: Path, study: PortableStudy) -> None:
         if study.attrs[_FORMAT] > FORMAT:
             raise StorageError(f"{place} was written by a newer AutoPEFT", hint="pip install -U autopeft")
         definition = StudyDefinition.from_attrs(study.attrs)
-        to_spec(Document(data=dict(definition.spec), source=place), folder=None)  # type: ignore[arg-type]  # plain JSON
+        to_spec(Document(data=_as_file(definition), source=place), folder=None)  # type: ignore[arg-type]  # plain JSON
         for row in study.trials:
             _frozen(row)
             if f"{PREFIX}trial" in row["attrs"]:  # Optuna's own tools may have added trials that are not ours
@@ -132,6 +133,12 @@ def _check(path: Path, study: PortableStudy) -> None:
         raise StorageError(f"{path}: {error.message.removeprefix(f'{path}: ')}", hint=hint) from None
     except (KeyError, TypeError, ValueError, AttributeError):
         raise StorageError(f"{place}: is damaged; nothing was imported", hint="export it again") from None
+
+
+def _as_file(definition: StudyDefinition) -> dict[str, object]:
+    """What a study file would say: one that only serves another says which, and has a name that no file may have."""
+    data = dict(definition.spec)
+    return data | {"study": data.pop(SERVED)} if SERVED in data else data
 
 
 def _check_names(studies: Sequence[PortableStudy], storage: str) -> None:

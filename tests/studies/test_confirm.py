@@ -13,6 +13,7 @@ from autopeft.studies import study as study_module
 from autopeft.studies.confirm_jobs import read_entries, seed_of
 from autopeft.studies.confirmation import baseline_name, confirm_name
 from autopeft.studies.events import Listener, StopReason, StudyEvent, TrialFinished
+from autopeft.studies.exchange import export_studies, import_studies
 from autopeft.studies.signals import StopLevel, StopRequest
 from autopeft.studies.storage import StudyStorage
 from autopeft.studies.study import Study
@@ -136,6 +137,11 @@ def test_the_baselines_are_tuned_by_as_many_trainings_as_asked_for(folder: Path)
     assert found is not None
     assert [arm.kind for arm in found] == ["front", "lora", "random"]
     assert all(found.difference(found.points[0], arm) for arm in found if arm.kind != "front")
+    export_studies(["tiny"], "team.autopeft", storage=STORAGE)
+    import_studies("team.autopeft", storage="sqlite:///other.db")
+    carried = Study.open("tiny", storage="sqlite:///other.db")
+    assert carried.confirmation() == found
+    assert carried.front().confirmed == opened().front().confirmed != {}
 
 
 def test_a_baseline_has_the_budget_of_the_search_unless_told(folder: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from autopeft.errors import StorageError
 from autopeft.search.trial import Failure, FailureKind, TrialState
 from autopeft.spaces.space import SearchSpace
 from autopeft.studies import exchange
+from autopeft.studies.confirmation import SERVED
 from autopeft.studies.definition import StudyDefinition
 from autopeft.studies.exchange import export_studies, import_studies
 from autopeft.studies.load import spec_from_mapping
@@ -35,12 +37,12 @@ def fill(url: str, *names: str) -> None:
         for seed, name in enumerate(names):
             spec = spec_from_mapping(study_data(study=name, tracking__mlflow="http://me:secret@host"))
             identity = json.loads(SPACE.fingerprint())
-            stored = storage.create(
-                name, StudyDefinition(objectives=OBJECTIVES, spec=spec.to_mapping(), space=identity)
-            )
+            definition = StudyDefinition(objectives=OBJECTIVES, spec=spec.to_mapping(), space=identity)
+            stored = storage.create(name, definition)
             write_trials(stored.start, stored.finish, SPACE, seed=seed)
             stored.set_attr("noted", {"trial": 1, "accuracy": 0.1 + 0.2})
-            serving = storage.create(f"{name}/confirm", stored.definition)
+            written = {**definition.spec, "study": f"{name}/confirm", SERVED: name}
+            serving = storage.create(f"{name}/confirm", replace(definition, spec=written))
             write_trials(serving.start, serving.finish, SPACE, seed=seed + 10)
 
 
