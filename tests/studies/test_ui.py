@@ -43,7 +43,8 @@ def test_the_ui_answers_on_this_machine_only_and_leaves_nothing_behind(uri: str,
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_what_ends_the_command_ends_its_server(tmp_path: Path, number: signal.Signals) -> None:
     script = (
-        "import os, sys; from autopeft.studies import ui;"
+        "import os, signal, sys; from autopeft.studies import ui;"
+        " signal.signal(signal.SIGHUP, signal.SIG_DFL);"  # a suite that runs under nohup hands down that it is ignored
         " ui._command = lambda uri, port: [sys.executable, '-c', 'import time; time.sleep(99)'];"
         " ui._wait_until_ready = lambda process, port, log: print('server', process.pid, flush=True);"
         f" from autopeft.studies.commands import ui as run; os.chdir({str(tmp_path)!r});"
