@@ -155,16 +155,23 @@ class Course:
                 largest=index == largest,
             )
 
-    def finish(self, loss: torch.Tensor) -> None:
-        """Take the optimizer's step with the gradients that are there; `loss` is the step's.
+    def finish(self, loss: torch.Tensor, *, norm: torch.Tensor | None = None) -> None:
+        """Take the optimizer's step with the gradients that are there.
+
+        Args:
+            loss: The step's.
+            norm: Of the gradients where the step has been taken already; what is not finite has moved nothing.
 
         Raises:
             DivergedError: The loss is NaN or infinite; looked at every `CHECK_STEPS` steps.
         """
         self._loss_sum += loss
-        if self.run.settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.run.settings.clip_norm)
-        self.optimizer.step()
+        if norm is None:
+            if self.run.settings.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self.parameters, self.run.settings.clip_norm)
+            self.optimizer.step()
+        else:
+            self._loss_sum += 0.0 * norm
         if self._allocation is not None:
             self._allocation.after_step(self.epoch * self.n_steps + self._index)
         self.optimizer.zero_grad()

@@ -24,12 +24,13 @@ from autopeft.trainers import training_loss
 from autopeft.trainers.adapters import lora as pairs
 from autopeft.trainers.adapters import mola as experts
 from autopeft.trainers.job import DataSpec, TaskSpec
+from autopeft.trainers.packed import bank
 from autopeft.trainers.packed import low_rank as grouped
 from autopeft.trainers.trainer import Trainer
 from tests.configurations import configuration, setting
 from tests.models import MODELS
 from tests.trainers import support
-from tests.trainers.packed.support import by_slot, job, one_pass, same
+from tests.trainers.packed.support import MIXED, by_slot, job, one_pass, same
 from tests.trainers.test_data import write
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -90,6 +91,7 @@ def test_a_cpu_runs_no_kernel_and_none_of_its_twins(trainer: Trainer, monkeypatc
     for module, name in ((pairs, "lora_linear"), (pairs, "shrink"), (grouped, "lora_linear"), (operations, "_run")):
         monkeypatch.setattr(module, name, None)
     monkeypatch.setattr(experts, "routed_lora", None)
+    monkeypatch.setattr(bank, "implementation", None)
     assert all(report.failure is None for report in trainer.run(job((SLOTS[2], GROUP, MOLA), epochs=1)))
     assert all(report.failure is None for report in trainer.run(job(SLOTS[:2], epochs=1, at_once=2)))
 
@@ -168,6 +170,17 @@ def test_what_a_step_drops_follows_from_the_seed_and_differs_from_step_to_step(
         assert first == keys()
     assert len(set(first)) == 2 * 2, "epochs and their steps"
     assert len(first) == len(set(first)) * 2 * 2, "layers and targets"
+
+
+def test_slots_of_all_kinds_move_together_as_alone(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counted(monkeypatch, bank, "implementation")
+    with on_cuda(), one_pass():
+        packed = by_slot(trainer.run(job(MIXED, at_once=len(MIXED))))
+        n_calls = len(calls)
+        alone = by_slot(trainer.run(job(MIXED)))
+    assert 0 < n_calls == len(calls), "a trial alone has its own optimizer"
+    for slot, own in alone.items():
+        same(packed[slot], own)
 
 
 def test_experts_beside_others_train_as_alone(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from autopeft.trainers.batches import AnyBatch, EncodedSplit, IntArray, batches_
 from autopeft.trainers.course import Part, Run
 from autopeft.trainers.failures import failure_of
 from autopeft.trainers.model import LoadedModel, set_training
+from autopeft.trainers.packed.bank import Banks
 from autopeft.trainers.packed.chance import Chances
 from autopeft.trainers.packed.groups import Size, grouped
 from autopeft.trainers.packed.layout import Layout
@@ -43,6 +44,7 @@ class Pack:
         self._device = loaded.model.device
         self._chances = Chances(self._device)
         self._router = Router(loaded, self._chances)
+        self._banks = Banks()
         self._training: bool | None = None
         self._most_slots = 1 << 16
 
@@ -58,6 +60,7 @@ class Pack:
 
     def leave(self, slot: Slot) -> None:
         """Take a slot out; the others are left as they are."""
+        self._banks.leave(slot)
         self._router.leave(slot.member)
         self._chances.end(slot.member.key)
         slot.run.adapters.remove()
@@ -88,9 +91,10 @@ class Pack:
                     failures[error.slots[0]] = error.failure
                 else:
                     self._most_slots = max(1, len(error.slots) // 2)
+        norms = self._banks.step(left)
         for slot in left:
             try:
-                slot.course.finish(slot.loss)
+                slot.course.finish(slot.loss, norm=norms.get(slot))
                 slot.course.check_deadline(slot.seconds)
             except TrialError as error:
                 failures[slot] = error.kind, str(error)
