@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import logging
@@ -24,7 +25,10 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
     "float16": torch.float16,
 }
 
-_LOAD_ERRORS: Final = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
+_LOAD_ERRORS: Final = (
+    *(OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, ArithmeticError),
+    *(SafetensorError, StrictDataclassError),
+)
 
 
 def read_config(spec: ModelSpec) -> PretrainedConfig:
@@ -188,7 +192,9 @@ def attempt(call: Callable[[], T], *, place: str, hint: str) -> T:
     except ModelError:
         raise
     except _LOAD_ERRORS as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+        said = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+        text = f"it knows no {said}" if isinstance(said, KeyError) else str(said)
+        lines = text.strip().splitlines() or [type(said).__name__]
         raise ModelError(f"{place}: {lines[0].strip()[:300]}", hint=hint) from error
 
 

@@ -66,6 +66,8 @@ class Answers(TorchDispatchMode):
             return tensor.new_empty((tensor.numel(),))
         if func is _ATEN.index.Tensor and any(index is not None and index.dtype == torch.bool for index in args[1]):
             return func(tensor, _positions(args[1]))
+        if func is _ATEN._grouped_mm.default and tensor.dtype != torch.bfloat16:
+            return tensor.new_empty(_grouped_size(*args[:3]))
         return func(*args, **(kwargs or {}))
 
 
@@ -97,6 +99,23 @@ def _positions(indices: list[torch.Tensor | None]) -> list[torch.Tensor | None]:
             else [index]
         )
     return rows
+
+
+def _grouped_size(a: torch.Tensor, b: torch.Tensor, offsets: torch.Tensor | None = None) -> tuple[int, ...]:
+    """Size of a product by groups (a mixture's experts), which torch tells for bfloat16 only.
+
+    Args:
+        a: [rows, inner] with the groups' rows one after another, or [groups, rows, inner].
+        b: [groups, inner, columns], or [inner, columns] with the groups' columns one after another.
+        offsets: [groups], where each group ends.
+    """
+    rows, columns = a.shape[-2], b.shape[-1]
+    if a.dim() != b.dim():
+        return rows, columns
+    if a.dim() == 3:
+        return a.shape[0], rows, columns
+    assert offsets is not None
+    return offsets.shape[0], rows, columns
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """The memory of training an adapter of Hugging Face PEFT with PEFT itself: its own model, traced in a whole step."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from typing import Any, Final, final
 
 import torch
@@ -131,7 +133,10 @@ class PeftForecast:
 
         modules, base_bytes = [wrapped.model], wrapped.base_bytes
         try:
-            return trace_step(step, loss, modules=modules, base_bytes=base_bytes, float_states=False, context=context)
+            with _silent():
+                return trace_step(
+                    step, loss, modules=modules, base_bytes=base_bytes, float_states=False, context=context
+                )
         except (*UNANSWERABLE, TypeError, AttributeError, AssertionError) as error:
             raise _refused(self._config, error) from error
 
@@ -157,13 +162,20 @@ def _wrapped(described: DescribedModel, config: Mapping[str, object], *, kind: s
     """PEFT's model around the described one; tensors that need values to be made are made with them."""
     known = _config(config, kind=kind)
     try:
-        with warnings.catch_warnings(), faking(described.mode):
-            warnings.simplefilter("ignore")
+        with _silent(), faking(described.mode):
             return get_peft_model(described.model, known)
     except AutoPeftError:
         raise
     except (*UNANSWERABLE, TypeError, AttributeError, AssertionError, KeyError) as error:
         raise _refused(config, error) from error
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Inside, PEFT neither warns nor draws progress bars, which go to stderr."""
+    with warnings.catch_warnings(), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _config(config: Mapping[str, object], *, kind: str) -> PeftConfig:

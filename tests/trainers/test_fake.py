@@ -21,6 +21,17 @@ def test_what_asks_for_values_is_answered() -> None:
         assert torch.rand(1) > 0.5, "what is left out by chance is left in"
 
 
+def test_products_by_groups_have_their_size_in_every_dtype() -> None:
+    with faking(new_mode()):
+        ends = torch.zeros(4, dtype=torch.int32)
+        for dtype in (torch.float32, torch.bfloat16):
+            rows, experts = torch.zeros(24, 16, dtype=dtype), torch.zeros(4, 16, 8, dtype=dtype)
+            found = torch._grouped_mm(rows, experts, offs=ends)
+            assert (found.shape, found.dtype) == ((24, 8), dtype)
+            assert torch._grouped_mm(rows.t(), torch.zeros(24, 8, dtype=dtype), offs=ends).shape == (4, 16, 8)
+            assert torch._grouped_mm(torch.zeros(4, 8, 16, dtype=dtype), experts).shape == (4, 8, 8)
+
+
 def test_tensors_with_values_keep_them() -> None:
     mask = torch.tensor([[1, 1], [1, 0]])
     with faking(new_mode()):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import MixtralConfig, MixtralForSequenceClassification
 
 from autopeft.kernels import dispatch
 from autopeft.objectives.memory import MemoryBreakdown, Setup
@@ -22,12 +23,13 @@ from autopeft.trainers.forecast import MemoryForecast
 from autopeft.trainers.inject import inject
 from autopeft.trainers.job import ModelSpec
 from autopeft.trainers.meter import distinct_tensors
-from autopeft.trainers.model import set_training
+from autopeft.trainers.model import load_model, set_training
+from autopeft.trainers.sites import without_cache
 from autopeft.trainers.storages import StorageWatch, storage_key
 from autopeft.trainers.task import TASKS
 from autopeft.trainers.trace import trace_scoring
 from tests.configurations import configuration, setting
-from tests.models import MODELS, save_model
+from tests.models import MODELS, save_model, tokenizer
 from tests.trainers.measured_memory import forecast_of, measure_peak, open_model
 
 QUERY = ("attention.self.query",)
@@ -200,6 +202,19 @@ def test_the_prediction_equals_the_measured_peak(case: tuple[int, str], tmp_path
         config = random_configuration(loaded.shape, chance)
         if config.methods:
             assert forecast.predict(config, SETUP).total == measure_peak(loaded, config, batch_size=6, length=24)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_mixture_of_experts_is_predicted_in_every_dtype(dtype: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": H, "intermediate_size": WIDE, "num_hidden_layers": 3, "num_attention_heads": 4}
+    base = MixtralConfig(**sizes, num_key_value_heads=2, num_local_experts=4, vocab_size=97, pad_token_id=0)
+    MixtralForSequenceClassification(base).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    spec = ModelSpec(name=str(tmp_path), attention="sdpa", dtype=dtype)
+    loaded = load_model(spec, kind="text-classification", n_labels=2)
+    without_cache(loaded.model)
+    config = lora((1, 2), targets=("self_attn.q_proj",))
+    assert forecast_of(loaded).predict(config, SETUP).total == measure_peak(loaded, config, batch_size=6, length=24)
 
 
 def whole(forecast: MemoryForecast, config: Configuration, setup: Setup) -> MemoryBreakdown:

@@ -213,6 +213,25 @@ class TestBadInput:
         with pytest.raises(ModelError, match=r"config\.json names no model_type"):
             read_shape(spec_of(bert))
 
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            ({"hidden_size": 33}, r"hidden size \(33\) is not a multiple of the number of attention heads"),
+            ({"hidden_size": "big"}, r"Field 'hidden_size' expected int, got str \(value: 'big'\)"),
+            ({"num_attention_heads": 0}, "zero"),
+            ({"hidden_act": "foo"}, "it knows no 'foo'"),
+            ({"rope_theta": "x"}, "str"),
+        ],
+        ids=str,
+    )
+    def test_a_config_with_a_wrong_value(self, wrong: dict[str, object], said: str, tmp_path: Path) -> None:
+        folder = save_model("llama", tmp_path)
+        config = json.loads((folder / "config.json").read_text())
+        config.pop("rope_parameters")
+        (folder / "config.json").write_text(json.dumps(config | wrong))
+        with pytest.raises(ModelError, match=f"model '{folder}': .*{said}"):
+            read_shape(spec_of(folder))
+
     def test_an_unknown_architecture(self, bert: Path) -> None:
         edit_config(bert, model_type="telepathy")
         with pytest.raises(ModelError, match="telepathy"):

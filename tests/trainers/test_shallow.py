@@ -35,6 +35,14 @@ def forecast(config: dict[str, object], spec: ModelSpec, *, device: str = "cuda"
     return made
 
 
+def test_peft_draws_nothing_on_the_terminal(
+    spec: ModelSpec, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    forecast({"peft_type": "FROD", "target_modules": ["q_proj"]}, spec).predict(Setup(batch_size=3, length=16))
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_few_layers_say_what_all_say(config: dict[str, object], spec: ModelSpec) -> None:
     device = "cpu" if "bias" in config else "cuda"
