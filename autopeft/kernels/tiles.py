@@ -44,12 +44,12 @@ def rows_of_split(slot, split, n_splits, offsets, BLOCK_M: constexpr):
 def kept(seed, threshold, rows, tokens, column, stream, BLOCK_M: constexpr, BLOCK_C: constexpr):
     """Which of the elements [BLOCK_M, BLOCK_C] from `column` on survive; `rows` count from the slot's first.
 
-    A row's place is its sequence of `tokens` rows and its place there.
+    A row's place is its sequence of `tokens` rows and its place there, which have 16 bits each.
     """
     group = column // 8 + tl.arange(0, BLOCK_C // 8)
     zero = tl.zeros([BLOCK_M, BLOCK_C // 8], tl.int32)
-    sequence, place = zero + (rows // tokens)[:, None], zero + (rows % tokens)[:, None]
-    w0, w1, w2, w3 = tl.philox(seed, sequence, zero + group[None, :], zero + stream, place, 7)
+    place = rows // tokens ^ (rows % tokens) << 16  # one word of Philox: two would cost registers
+    w0, w1, w2, w3 = tl.philox(seed, zero + place[:, None], zero + group[None, :], zero + stream, zero, 7)
     words = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
     return tl.interleave(words & 0xFFFF, words >> 16) >= threshold
 

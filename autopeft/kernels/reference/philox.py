@@ -48,13 +48,14 @@ def keep_mask(
         rows: Rows of the slot; the mask of a row does not depend on how many there are.
         columns: Width of the rows.
         stream: Tells apart the maps and layers that draw with one key.
-        tokens: Rows of a sequence; a row's place is its sequence and its place there.
+        tokens: Rows of a sequence, fewer than 2^16; a row's place is its sequence and its place there, 16 bits each.
     """
     device = seed.device
     row = torch.arange(rows, device=device).unsqueeze(-1)
+    place = (row // tokens ^ (row % tokens) << 16) & _MASK
     group = torch.arange(-(-columns // LANES), device=device)
     zero = torch.zeros((), dtype=torch.int64, device=device)
-    words = torch.stack(philox(seed, row // tokens, group, zero + stream, row % tokens), dim=-1)
+    words = torch.stack(philox(seed, place, group, zero + stream, zero), dim=-1)
     halves = torch.stack((words & 0xFFFF, words >> 16), dim=-1)
     return halves.reshape(rows, len(group) * LANES)[:, :columns] >= threshold(p)
 
