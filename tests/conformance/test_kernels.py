@@ -101,7 +101,7 @@ def test_a_kernel_is_exact_in_fp32_but_for_the_order_of_sums(operation: str) -> 
 @runs_kernels
 @pytest.mark.parametrize("columns", [8, 73])
 def test_both_passes_drop_the_elements_that_the_twin_drops(columns: int) -> None:
-    case = Case(name="", lengths=(3, 21), rank=1, targets=2, dropout=(0.2, 0.6))
+    case = Case(name="", lengths=(3, 21), rank=1, targets=2, dropout=(0.2, 0.6), tokens=5)
     slots = case.slots(DEVICE)
     eye = torch.eye(columns, device=DEVICE).repeat(2, 2, 1, 1)  # A is the identity: S is what dropout leaves of X
     ones = torch.ones(24, columns, device=DEVICE)
@@ -110,7 +110,14 @@ def test_both_passes_drop_the_elements_that_the_twin_drops(columns: int) -> None
     _, dx = OPERATIONS["shrink_backward"].kernel()(ds, ones, eye, slots, stream=4)
     for slot, rows in slots.segments():
         masks = [
-            keep_mask(slots.seed[slot], slots.dropout[slot], rows=len(ones[rows]), columns=columns, stream=4 + target)
+            keep_mask(
+                slots.seed[slot],
+                slots.dropout[slot],
+                rows=len(ones[rows]),
+                columns=columns,
+                stream=4 + target,
+                tokens=5,
+            )
             for target in range(2)
         ]
         for target, mask in enumerate(masks):

@@ -27,6 +27,7 @@ class Case:
     d_out: int = 48
     dropout: tuple[float, ...] | None = None
     activation: str = "identity"
+    tokens: int = 1
 
     def slots(self, device: str) -> Slots:
         n = len(self.lengths)
@@ -35,6 +36,7 @@ class Case:
             scale=[2.0 - 0.3 * k for k in range(n)],
             dropout=self.dropout,
             seed=[(7 << 40) + 5 * k for k in range(n)],
+            tokens=self.tokens,
             device=device,
         )
 
@@ -43,7 +45,7 @@ CASES = (
     Case(name="one slot", lengths=(19,)),
     Case(name="a row", lengths=(1,), rank=1, d_in=8, d_out=3),
     Case(name="no rows at all", lengths=(0, 0)),
-    Case(name="odd widths", lengths=(5, 17), rank=3, d_in=73, d_out=67, dropout=(0.1, 0.5)),
+    Case(name="odd widths", lengths=(5, 17), rank=3, d_in=73, d_out=67, dropout=(0.1, 0.5), tokens=4),
     Case(name="empty slots", lengths=(0, 5, 0, 18, 0), dropout=(0.1, 0.0, 0.2, 0.3, 0.4), activation="relu"),
     Case(name="several targets", lengths=(16, 9), targets=3, dropout=(0.25, 0.0), activation="tanh"),
     Case(name="several blocks of rows", lengths=(70, 2), rank=5, d_in=16, d_out=16, activation="silu"),
