@@ -3,9 +3,9 @@
 A score on the held-out split varies for two reasons that have nothing to do with the configuration: the seed it was
 trained from, and which rows happen to be in the split. Both are estimated and added; docs/confirm.md says it at length.
 
-- Seeds: every configuration is trained from the same seeds, so scores form a table of configurations by seeds. Its
-  two-way analysis of variance separates what a seed does to all alike from the rest; a difference between two
-  configurations bears only the rest, pooled over all of them.
+- Seeds: every configuration is trained from the same seeds, so that two are compared seed by seed, without what a seed
+  does to all alike. The variance of their differences is their own, drawn towards that of other pairs as far as these
+  agree (`moderation`): one that fails from a seed does not blur the others. A mean has the variance of its own scores.
 - Rows: every scoring comes with its metric on rows drawn again with replacement, the same draws for all, so that the
   variance over draws of a difference is that of the difference.
 
@@ -15,11 +15,13 @@ of Satterthwaite: a posterior under flat priors, and one minus the one-sided p-v
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from autopeft.objectives.objective import Objective
 from autopeft.objectives.pareto import Array
+from autopeft.studies.moderation import moderated
 
 LEVEL = 0.95
 SURE = 0.95
@@ -152,27 +154,29 @@ class Panel:
         )
 
     def _mean_variance(self, name: str) -> _Variance:
-        """Of a mean over seeds: a seed's common part and the rest, (MS_seed + (J - 1) MS_rest) / (J K); and rows."""
-        n, k = self.values.shape
-        common, rest = self._mean_squares()
-        parts = [(common / (n * k), k - 1.0), ((n - 1) * rest / (n * k), (n - 1.0) * (k - 1))]
-        return self._with_rows(parts, self.draws[self.names.index(name)])
+        """Of a mean over seeds: that of its own scores; and rows."""
+        place, k = self.names.index(name), self.seeds
+        spread = float(self.values[place].var(ddof=1)) if k > 1 else np.inf
+        return self._with_rows([(spread / k, k - 1.0)], self.draws[place])
 
     def _difference_variance(self, a: int, b: int) -> _Variance:
-        """Of a mean difference over seeds, 2 MS_rest / K; and rows."""
-        n, k = self.values.shape
-        _, rest = self._mean_squares()
-        return self._with_rows([(2 * rest / k, (n - 1.0) * (k - 1))], self.draws[a] - self.draws[b])
+        """Of a mean difference over seeds: that of the differences seed by seed; and rows."""
+        variance, freedom = self._pairs().get((min(a, b), max(a, b)), (0.0, 1.0))
+        return self._with_rows([(variance / self.seeds, freedom)], self.draws[a] - self.draws[b])
 
-    def _mean_squares(self) -> tuple[float, float]:
-        """Mean squares of seeds and of what is left, of the table of configurations by seeds; infinite for one seed."""
+    def _pairs(self) -> Mapping[tuple[int, int], tuple[float, float]]:
+        """Variance between seeds of every difference of two configurations, and its degrees of freedom.
+
+        Differences that have one configuration in common have a correlation of a half, their variances of a quarter.
+        """
         n, k = self.values.shape
+        pairs = list(combinations(range(n), 2))
         if k < 2:
-            return np.inf, np.inf
-        by_seed = self.values.mean(axis=0) - self.values.mean()
-        rest = self.values - self.values.mean(axis=1, keepdims=True) - by_seed
-        left = float((rest**2).sum() / ((n - 1) * (k - 1))) if n > 1 else 0.0
-        return float(n * (by_seed**2).sum() / (k - 1)), left
+            return dict.fromkeys(pairs, (np.inf, 0.0))
+        variances = np.array([(self.values[a] - self.values[b]).var(ddof=1) for a, b in pairs])
+        shared = (n - 2) / (len(pairs) - 1) / 2 if n > 2 else 0.0
+        found = moderated(variances, k - 1.0, most=(n - 1.0) * (k - 1), correlation=shared)
+        return {pair: (float(v), float(f)) for pair, v, f in zip(pairs, *found, strict=True)}
 
     def _with_rows(self, parts: Sequence[tuple[float, float]], draws: Array) -> _Variance:
         rows = [(float(draws.var(ddof=1)), len(draws) - 1.0)] if len(draws) > 1 else []

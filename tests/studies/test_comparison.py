@@ -1,9 +1,12 @@
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from autopeft.objectives.objective import METRICS, Objective
 from autopeft.studies.comparison import Panel, Score
+from autopeft.studies.moderation import moderated
 
 ACCURACY, PERPLEXITY = METRICS["accuracy"], METRICS["perplexity"]
 
@@ -109,3 +112,66 @@ def test_rows_that_are_few_blur_what_seeds_agree_on() -> None:
     found = Panel.of(ACCURACY, scores).difference("a", "b")
     assert found.mean == pytest.approx(0.1)
     assert found.verdict == "noise"
+
+
+def coverage(scales: list[float], *, repetitions: int = 400) -> tuple[float, float, float]:
+    """How often 95 % intervals of differences of neighbours hold the truth, 0, with three seeds: all, those of the
+    unsteadiest configuration, and the median half-width of the others.
+    """
+    rng = np.random.default_rng(3)
+    names = [chr(97 + j) for j in range(len(scales))]
+    worst = names[int(np.argmax(scales))]
+    held: dict[bool, list[bool]] = {True: [], False: []}
+    halves: list[float] = []
+    pairs = list(itertools.pairwise(names))
+    for _ in range(repetitions):
+        common = rng.normal(scale=0.02, size=3)
+        found = panel((0.8 + common + rng.normal(size=(len(scales), 3)) * np.array(scales)[:, None]).tolist())
+        for a, b in pairs:
+            one = found.difference(a, b)
+            held[worst in (a, b)].append(one.low <= 0 <= one.high)
+            halves += [] if worst in (a, b) else [one.shown]
+    return float(np.mean(held[True] + held[False])), float(np.mean(held[True])), float(np.median(halves))
+
+
+@pytest.mark.parametrize("n", [3, 6])
+def test_intervals_cover_when_one_configuration_is_unsteady(n: int) -> None:
+    every, unsteady, others = coverage([0.01] * (n - 1) + [0.15])
+    assert every >= 0.93
+    assert unsteady >= 0.92, "pooled variances hold 79 % of the differences of the unsteady one of four"
+    assert others < 0.05, "an unsteady configuration does not widen the intervals of the others, 0.13 when pooled"
+
+
+def test_steady_configurations_are_told_apart_by_less_than_each_pair_alone_could() -> None:
+    every, worst, others = coverage([0.01] * 6)
+    assert every >= 0.94
+    assert worst >= 0.93
+    alone = stats.t.ppf(0.975, 2) * 0.01 * np.sqrt(2 / 3)
+    assert others < 0.8 * alone
+
+
+def test_many_alike_variances_are_pooled_and_a_large_one_is_left_as_it_is() -> None:
+    rng = np.random.default_rng(4)
+    alike = rng.chisquare(2, size=2000) / 2
+    drawn, freedom = moderated(alike, 2.0, most=1e9)
+    assert np.allclose(drawn[alike < 0.9], 1.0, atol=0.1)
+    assert (freedom[alike < 0.9] > 50).all()
+    larger = alike > drawn.min() * 1.2
+    assert np.array_equal(drawn[larger], alike[larger])
+    assert (freedom[larger] == 2.0).all()
+
+
+def test_the_prior_of_variances_is_what_they_were_drawn_from() -> None:
+    """Smyth's model: 1 / variance is a scaled chi-square of 4 degrees of freedom, scores have 2."""
+    rng = np.random.default_rng(5)
+    variances = 3.0 * 4.0 / rng.chisquare(4, size=20_000) * rng.chisquare(2, size=20_000) / 2
+    drawn, freedom = moderated(variances, 2.0, most=1e9)
+    steady = freedom > 2.0
+    assert freedom[steady][0] == pytest.approx(6.0, rel=0.15)
+    assert drawn[steady] == pytest.approx((4.0 * 3.0 + 2.0 * variances[steady]) / 6.0, rel=0.15)
+
+
+def test_no_spread_between_seeds_at_all_leaves_nothing_to_draw_from() -> None:
+    drawn, freedom = moderated(np.zeros(3), 2.0, most=6.0)
+    assert drawn.tolist() == [0.0] * 3
+    assert freedom.tolist() == [2.0] * 3
