@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import engines
+import front_transfer
 import numpy as np
 import pytest
 import recipe
@@ -192,3 +193,25 @@ def test_the_last_row_of_each_engine_is_shown_with_its_share_of_randoms_trials(
     assert shown[1].split()[0] == "random"
     assert shown[1].split()[4] == "1.00"
     assert search_quality.draw("a", rows).stat().st_size > 1000
+
+
+def test_a_front_that_is_moved_is_what_its_search_saw_and_is_worth_its_means_there(table: MeasuredTable) -> None:
+    one, other = Problem.of(table, "a"), Problem.of(table, "b")
+    source = front_transfer.searched(one, seed=0, n_trials=8)
+    there = front_transfer.searched(other, seed=0, n_trials=8)
+    seen = {asked: one.seen(one.configurations.index(asked), 0)[-1].metrics["accuracy"] for asked in source.front}
+    costs = sorted((one.space.parameters(asked), accuracy) for asked, accuracy in seen.items())
+    assert [accuracy for _, accuracy in costs] == sorted(accuracy for _, accuracy in costs), "more for more"
+    found = front_transfer.moved(source, there, other, seed=0)
+    assert found["points"] == len(source.front)
+    assert found["moved"] == other.volume(source.front)
+    assert found["searched"] == there.curve[-1] == max(there.curve)
+    n = int(found["trials_to_as_much"])
+    assert all(there.curve[: n - 1] < found["moved"])
+    assert n == len(there.curve) + 1 or there.curve[n - 1] >= found["moved"]
+
+
+def test_an_interval_over_seeds_holds_their_mean() -> None:
+    middle, low, high = front_transfer.interval(np.array([0.1, 0.4, 0.4, 0.7]))
+    assert low < middle == 0.4 < high
+    assert front_transfer.interval(np.full(5, 0.3)) == [0.3, 0.3, 0.3]
