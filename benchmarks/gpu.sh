@@ -30,8 +30,9 @@ if [ $device = cuda ] && ! "$python" -c 'import sys, torch; sys.exit(not torch.c
     exit 2
 fi
 
-failed=()
-# part SECONDS MODULES SCRIPT ARGUMENTS...: run one script for at most so long, if it and the modules are there.
+failed=() longer=1
+[ $device = cpu ] && longer=10
+# part SECONDS MODULES SCRIPT ARGUMENTS...: run one script for at most so long on a GPU, if it and the modules are there.
 part() {
     local seconds=$1 modules=$2 script=benchmarks/$3 missing began=$SECONDS
     shift 3
@@ -47,21 +48,21 @@ PY
     )
     [ -z "$missing" ] || { echo "--- $script: needs $(echo $missing), skipped"; return; }
     echo "--- $script $*"
-    timeout "$seconds" "$python" "$script" "$@" || failed+=("$script ($?)")
+    timeout $((seconds * longer)) "$python" "$script" "$@" || failed+=("$script ($?)")
     echo "--- $script: $((SECONDS - began)) s"
 }
 
 if [ $device = cuda ]; then
-    part 200 "transformers" memory.py --device cuda --cases 60
+    part 200 "transformers peft" memory.py --device cuda --cases 60
     part 240 "peft accelerate" single_trial.py words --model roberta-base --device cuda --epochs 1 --sides guide grouped bf16
     part 100 "peft accelerate" single_trial.py words --model qwen2-1.5b --device cuda --epochs 1 --seeds 1 --rows 128 \
         --batch-size 4 --mean-tokens 128 --max-length 256 --sides guide bf16
     part 160 "peft accelerate" single_trial.py words --model llama-7b --device cuda --epochs 1 --seeds 1 --rows 64 \
         --batch-size 4 --mean-tokens 128 --max-length 256 --sides guide
 else
-    part 1800 "transformers" memory.py --device watched --cases 3
+    part 200 "transformers peft" memory.py --device watched --cases 3
     for model in roberta-base qwen2-1.5b llama-7b; do
-        part 1800 "peft accelerate" single_trial.py words --model $model --tiny --epochs 1 --seeds 1 --rows 64 --sides guide
+        part 240 "peft accelerate" single_trial.py words --model $model --tiny --epochs 1 --seeds 1 --rows 64 --sides guide
     done
 fi
 part 360 "peft" packing.py --device $device "${tiny[@]}"

@@ -9,16 +9,18 @@ Shapes: I and O the map's input and output width, R rank.
 """
 
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import torch
 from peft import LoraConfig
 from peft.tuners.lora.config import CordaConfig
-from peft.tuners.lora.corda import CordaEigens, collect_eigens_for_layer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from autopeft.trainers.adapters.site_facts import FactKind, Need, finite
+
+if TYPE_CHECKING:
+    from peft.tuners.lora.corda import CordaEigens
 
 ADAPTER: Final = "default"
 _KINDS: Final[Mapping[object, FactKind]] = {
@@ -53,6 +55,9 @@ def prepare(linear: nn.Linear, config: Mapping[str, object], fact: torch.Tensor)
         linear._peft_loraga_grad = fact  # type: ignore[assignment]  # peft looks for it under this name
     elif init == "corda":
         linear.covariance_matrix = fact  # type: ignore[assignment]  # the same
+        # It needs the package attrs, which peft does not ask for; other initialisations do without.
+        from peft.tuners.lora.corda import collect_eigens_for_layer
+
         eigens = collect_eigens_for_layer(linear, LoraConfig())
         del linear.covariance_matrix
         linear.eigens = _cropped(eigens, config)  # type: ignore[assignment]  # the same
@@ -66,14 +71,14 @@ def finish(layer: BaseTunerLayer, config: Mapping[str, object], fact: torch.Tens
         a_RI[: len(fact)].copy_(fact[: len(a_RI)])
 
 
-def _cropped(eigens: CordaEigens, config: Mapping[str, object]) -> CordaEigens:
+def _cropped(eigens: "CordaEigens", config: Mapping[str, object]) -> "CordaEigens":
     """The R components that CorDA's method takes: `ipm` the largest, `kpm` the smallest."""
     method, rank = config["corda_config"], config["r"]
     assert isinstance(method, CordaConfig)
     assert isinstance(rank, int)
     kept = slice(0, rank) if method.corda_method == "ipm" else slice(len(eigens.S_WC) - rank, len(eigens.S_WC))
     device = eigens.S_WC.device
-    return CordaEigens(
+    return type(eigens)(
         S_WC=finite(eigens.S_WC[kept].clone()),
         U_WC=finite(eigens.U_WC[:, kept].clone().to(device)),
         V_WC=finite(eigens.V_WC[:, kept].clone().to(device)),
