@@ -6,7 +6,8 @@ DATA is a folder with train.csv and validation.csv (columns text, maybe text_pai
 rows that are made up (the default). NAME is a folder or a row of models.SHAPES; the packaged MiniLM when left out.
 Every side trains the same configuration on the same rows with the same batch size, epochs, schedule and seeds, and
 scores the validation rows after each epoch; the sides take turns, seed by seed. Prints medians, the final metric with
-its interval and where the time goes; appends a row a trial and a row a side to benchmarks/results/single_trial.jsonl.
+its interval and where the time goes; appends a row a trial as it ends, and a row a side, to
+benchmarks/results/single_trial.jsonl.
 
 Sides: `ours`; `tutorial`, rows padded to the full length once, as in the fine-tuning tutorial of transformers; `guide`,
 each batch padded to its longest row, as in its guide to text classification; `grouped`, that with length grouping;
@@ -142,7 +143,7 @@ def task_of(options: argparse.Namespace, scratch: Path) -> TaskSpec:
         train=str(data / "train.csv"),
         validation=str(data / "validation.csv"),
         max_train_rows=options.rows,
-        max_validation_rows=options.rows,
+        max_validation_rows=options.validation_rows or options.rows,
     )
     text = tuple(name for name in ("text", "text_pair") if name in header)
     return TaskSpec(kind="text-classification", data=files, text=text, label="label", metric="accuracy")
@@ -205,27 +206,35 @@ def main() -> None:
         trainer.tokens("train"), trainer.tokens("validation")
         sides = sides_of(options, recipe, trainer, scratch)
         names = list(sides)
+        common = common_of(options, trainer)
         trials: list[dict[str, Any]] = []
         for seed in range(options.seeds):
             turn = seed % len(names)
-            trials += [timed(name, sides[name], seed) for name in (*names[turn:], *names[:turn])]
+            for name in (*names[turn:], *names[:turn]):
+                trials.append(timed(name, sides[name], seed))
+                write_rows("single_trial", [{"benchmark": "single-trial", **common, **trials[-1]}])
         shares = {name: where(side, trainer, options.device) for name, side in sides.items()} if options.parts else {}
-    common = {
+    by_side = {name: [row for row in trials if row["side"] == name] for name in names}
+    totals = [summary(name, rows, by_side["ours"], shares.get(name, {})) for name, rows in by_side.items()]
+    show(totals)
+    rows = [{"benchmark": "single-trial-summary", **common, **row} for row in totals]
+    print(write_rows("single_trial", rows))
+
+
+def common_of(options: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
+    """What every row says of the run."""
+    return {
         "data": options.data if options.data == "words" else Path(options.data).name,
         "model": options.model or "all-MiniLM-L6-v2",
         **{key: getattr(options, key) for key in ("epochs", "batch_size", "max_length", "rank", "dropout", "device")},
         "learning_rate": options.learning_rate,
         "threads": torch.get_num_threads(),
+        "dtype": str(trainer.loaded.model.dtype).removeprefix("torch."),
         "rows": len(trainer.tokens("train")),
+        "validation_rows": len(trainer.tokens("validation")),
         "mean_tokens": round(float(trainer.tokens("train").lengths.mean()), 1),
         "tiny": options.tiny,
     }
-    by_side = {name: [row for row in trials if row["side"] == name] for name in names}
-    totals = [summary(name, rows, by_side["ours"], shares.get(name, {})) for name, rows in by_side.items()]
-    show(totals)
-    rows = [{"benchmark": "single-trial", **common, **row} for row in trials]
-    rows += [{"benchmark": "single-trial-summary", **common, **row} for row in totals]
-    print(write_rows("single_trial", rows))
 
 
 def show(totals: list[dict[str, Any]]) -> None:
@@ -236,6 +245,8 @@ def show(totals: list[dict[str, Any]]) -> None:
             f"{row['side']:10} {row['trials_per_hour']:9.1f} {row['seconds']:9.1f} {row['cpu_seconds']:9.1f}"
             f" {row['ours_faster']:6.2f}x   {row['accuracy']:.4f} +- {half}   {row['ours_minus_this']:+.4f} +- {margin}"
         )
+    if not any(row["shares"] for row in totals):
+        return
     print("\n" + " ".join([f"{'share of':10}", *(f"{part:>11}" for part in PARTS)]))
     for row in totals:
         print(" ".join([f"{row['side']:10}", *(f"{row['shares'].get(part, math.nan):11.1%}" for part in PARTS)]))
@@ -251,7 +262,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sides", nargs="*", choices=list(PEERS), default=["guide", "grouped"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--rows", type=int, default=None, help="at most, of each split")
+    parser.add_argument("--rows", type=int, default=None, help="at most, of the training split")
+    parser.add_argument("--validation-rows", type=int, help="at most; as many as --rows where left out")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--mean-tokens", type=int, default=48, help="of made-up rows")
     parser.add_argument("--max-length", type=int, default=128)
