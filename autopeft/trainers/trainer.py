@@ -16,6 +16,7 @@ from autopeft.objectives.measurement import Measurement
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.virtual_tokens import virtual_tokens
 from autopeft.trainers import loop
+from autopeft.trainers.adapters.quick_softmax import quicken
 from autopeft.trainers.batches import EncodedSplit
 from autopeft.trainers.calibration import calibrate
 from autopeft.trainers.checkpoint import check_length
@@ -125,6 +126,7 @@ class Trainer(AbstractTrainer):
             loaded = load_model(self._model, kind=self._spec.kind, n_labels=n_labels)
             loaded.model.to(device=self._device)  # type: ignore[arg-type]  # transformers wraps Module.to without its types
             without_cache(loaded.model)
+            quicken(loaded.model, loaded.shape)
             self._loaded = loaded
         return self._loaded
 

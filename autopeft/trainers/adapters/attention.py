@@ -22,6 +22,7 @@ from autopeft.errors import ModelError
 from autopeft.spaces.methods.rules import OPEN_ATTENTION, check_open_attention
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.trainers.adapters.adapter import AbstractAdapter, Handle
+from autopeft.trainers.adapters.quick_softmax import QUICK, quick
 from autopeft.trainers.sites import attention_of, eager_attention, takes_rows
 
 AttentionOutput = tuple[torch.Tensor, torch.Tensor | None]
@@ -56,7 +57,7 @@ class AbstractAttentionAdapter(AbstractAdapter, ABC):
         """The layer's attention module, checked to be one that can be acted on."""
         sites, implementation = self.shape.layers[self.layer], str(model.config._attn_implementation or "eager")
         attention = attention_of(layer, sites)
-        running = implementation.removeprefix(_NAME)
+        running = implementation.removeprefix(_NAME).replace(QUICK, "eager")
         if attention is None or not takes_rows(layer, sites, implementation=running):
             raise ModelError(
                 f"{self.method}: attention implementation {running!r} of this {self.shape.family} model takes no rows"
@@ -132,6 +133,7 @@ def _attend(implementation: str, module: nn.Module, *args: torch.Tensor | None, 
     fused = implementation == "sdpa"
     attend = ALL_ATTENTION_FUNCTIONS["sdpa"] if fused else eager_attention(module)
     assert attend is not None
+    attend = quick(attend) if implementation == QUICK else attend
     for adapter in module.__dict__.get(_SLOT, ()):
         attend = adapter.around(attend, fused=fused)
     return attend(module, *args, **options)
