@@ -21,6 +21,7 @@ from autopeft.kernels.tiles import (
     matmul,
     n_splits,
     narrow,
+    place_of,
     power_of_two,
     rows_of_split,
     scale_of_kept,
@@ -70,7 +71,7 @@ def backward_input_kernel(
         sums = appended(sums, tl.zeros([BLOCK_R, BLOCK_C], tl.float32))
     for row in range(low, high, BLOCK_M):
         rows = row + tl.arange(0, BLOCK_M)
-        live = (rows < high)[:, None]
+        live, places = (rows < high)[:, None], place_of(rows - first, tokens)
         tile = tl.load(x + rows.to(tl.int64)[:, None] * x_stride + columns[None, :], mask=live & inside, other=0.0)
         at_dx = dx + rows.to(tl.int64)[:, None] * dx_stride + columns[None, :]
         back = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
@@ -83,7 +84,7 @@ def backward_input_kernel(
             branch = matmul(grad, factors[t], tl.zeros([BLOCK_M, BLOCK_C], tl.float32)) * factor
             used = tile
             if DROPS:
-                keep = kept(seed, threshold, rows - first, tokens, column, stream + t, BLOCK_M, BLOCK_C)
+                keep = kept(seed, threshold, places, column, stream + t, BLOCK_M, BLOCK_C)
                 used = tl.where(keep, tile, 0.0).to(tile.dtype)
                 branch = tl.where(keep, branch, 0.0)
             back += branch

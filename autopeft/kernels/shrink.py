@@ -20,6 +20,7 @@ from autopeft.kernels.tiles import (
     matmul,
     n_tiles,
     narrow,
+    place_of,
     power_of_two,
     scale_of_kept,
     slot_of_tile,
@@ -52,6 +53,7 @@ def shrink_kernel(
     slot, row, end, first = slot_of_tile(tl.program_id(0), offsets, n_slots, BLOCK_M, SLOTS)
     rows, r = row + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_R)
     seed, threshold = tl.load(seeds + slot), drop_threshold(tl.load(dropout + slot))
+    places = place_of(rows - first, tokens)
     x_rows = x + rows.to(tl.int64)[:, None] * x_stride
     a_rows = a + slot.to(tl.int64) * a_stride + r[:, None] * width
     sums = empty()
@@ -68,7 +70,7 @@ def shrink_kernel(
             )
             used = tile
             if DROPS:
-                keep = kept(seed, threshold, rows - first, tokens, column, stream + t, BLOCK_M, BLOCK_C)
+                keep = kept(seed, threshold, places, column, stream + t, BLOCK_M, BLOCK_C)
                 used = tl.where(keep, tile, 0.0).to(tile.dtype)
             added = appended(added, matmul(used, tl.trans(narrow(factors, tile.dtype)), sums[t]))
         sums = added

@@ -41,15 +41,17 @@ def rows_of_split(slot, split, n_splits, offsets, BLOCK_M: constexpr):
 
 
 @triton.jit
-def kept(seed, threshold, rows, tokens, column, stream, BLOCK_M: constexpr, BLOCK_C: constexpr):
-    """Which of the elements [BLOCK_M, BLOCK_C] from `column` on survive; `rows` count from the slot's first.
+def place_of(rows, tokens):
+    """Places of rows that count from the slot's first: a sequence of `tokens` rows and where in it, 16 bits each."""
+    return rows // tokens ^ (rows % tokens) << 16  # one word of Philox: two would cost registers
 
-    A row's place is its sequence of `tokens` rows and its place there, which have 16 bits each.
-    """
+
+@triton.jit
+def kept(seed, threshold, places, column, stream, BLOCK_M: constexpr, BLOCK_C: constexpr):
+    """Which of the elements [BLOCK_M, BLOCK_C] from `column` on survive, by the places of their rows."""
     group = column // 8 + tl.arange(0, BLOCK_C // 8)
     zero = tl.zeros([BLOCK_M, BLOCK_C // 8], tl.int32)
-    place = rows // tokens ^ (rows % tokens) << 16  # one word of Philox: two would cost registers
-    w0, w1, w2, w3 = tl.philox(seed, zero + place[:, None], zero + group[None, :], zero + stream, zero, 7)
+    w0, w1, w2, w3 = tl.philox(seed, zero + places[:, None], zero + group[None, :], zero + stream, zero, 7)
     words = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
     return tl.interleave(words & 0xFFFF, words >> 16) >= threshold
 
