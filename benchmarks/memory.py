@@ -21,7 +21,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -150,6 +150,8 @@ def draw_configuration(chance: random.Random, shape: ModelShape) -> Configuratio
     for name in names:
         size = METHODS[name].size_field
         layers = [layer for layer in range(shape.n_layers) if chance.random() < 0.6] or [shape.n_layers - 1]
+        if METHODS[name].at_input:
+            layers = [0]
         top = 1 if size.high == 1 else 8
         row: dict[str, object] = {"layers": layers, size.name: [chance.randint(1, top) for _ in layers]}
         if "dropout" in {field.name for field in METHODS[name].fields}:
@@ -188,7 +190,8 @@ def measured(case: Case, config: Configuration, device: str) -> int:
     optimizer = make_optimizer([*adapters.named_parameters(), *head.items()], settings)
     checkpoints = None
     if settings.checkpointing:
-        checkpoints = CheckpointedLayers(list(layers_of(loaded.model.base_model, loaded.shape)))
+        paths = CudaPaths if device == "watched" else nullcontext
+        checkpoints = CheckpointedLayers(list(layers_of(loaded.model.base_model, loaded.shape)), again=paths)
     where = loaded.model.device
     meter = MemoryMeter(device=where, modules=(loaded.model, adapters), checkpoints=checkpoints)
     task = TASKS[case.kind][0]

@@ -24,11 +24,19 @@ class CheckpointedLayers:
     Args:
         layers: Layers of a base model.
         same_chance: Put the random state back for the second pass, so that dropout is the same.
+        again: What a second pass runs in; a backward pass leaves the modes that replace functions of torch.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], *, same_chance: bool = True) -> None:
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        *,
+        same_chance: bool = True,
+        again: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
         self._layers = list(dict.fromkeys(layers))
         self._same_chance = same_chance
+        self._again = again
         self.watched: Chain | None = None
         """Wraps the hooks under which a second pass saves its tensors, for one who counts them."""
         for layer in self._layers:
@@ -55,8 +63,6 @@ class CheckpointedLayers:
     def _second_pass(self) -> Iterator[None]:
         """Inside the second pass; only the innermost hooks see what is saved, so a watcher's go around them."""
         hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)  # type: ignore[attr-defined]  # untyped
-        if self.watched is None or hooks is None:
-            yield
-            return
-        with self.watched(*hooks):
+        watch = nullcontext() if self.watched is None or hooks is None else self.watched(*hooks)
+        with self._again(), watch:
             yield

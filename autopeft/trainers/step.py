@@ -1,7 +1,7 @@
 """One training step of a described model, as a device would run it."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -53,11 +53,11 @@ class Step:
         """
         with ExitStack() as stack:
             stack.enter_context(faking(self.described.mode))
+            paths = CudaPaths if self.device == "cuda" else nullcontext
             if self.checkpointing and watched is not None:
-                checkpoints = CheckpointedLayers(self.layers, same_chance=False)
+                checkpoints = CheckpointedLayers(self.layers, same_chance=False, again=paths)
                 checkpoints.watched = watched
                 stack.callback(checkpoints.remove)
-            if self.device == "cuda":
-                stack.enter_context(CudaPaths())
+            stack.enter_context(paths())
             set_training(self.described, training=True)
             yield
