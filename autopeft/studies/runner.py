@@ -28,7 +28,7 @@ from autopeft.studies.events import Listener, Noted, StopReason, StudyEvent, Tri
 from autopeft.studies.executor import AbstractTrialSource, Assignment, WorkerLost
 from autopeft.studies.records import HeldOut, RunRecord, TrialRecord
 from autopeft.studies.storage import StoredStudy, to_trial
-from autopeft.studies.waiting import LikenessOf, WaitingRoom
+from autopeft.studies.waiting import WAITING, LikenessOf, WaitingRoom, left_waiting
 from autopeft.trainers.job import Report, TrainJob
 
 MAX_LOSSES = 2
@@ -79,7 +79,6 @@ class Runner(AbstractTrialSource):
         listeners: Sequence[Listener] = (),
     ) -> None:
         self._study, self._space = study, space
-        self._room = WaitingRoom(searcher, likeness=likeness, at_once=at_once)
         self._seed, self._n_trials, self._epochs = seed, n_trials, epochs
         self._scheduler = scheduler or RunAll()
         self._artifacts, self._deadline = artifacts, deadline_seconds
@@ -94,6 +93,13 @@ class Runner(AbstractTrialSource):
         self._budgets: dict[int, int] = {}
         for number, (record, run) in study.runs().items():
             self._budgets[number], self._runs[number] = record.epochs, run
+        self._room = WaitingRoom(
+            searcher,
+            likeness=likeness,
+            at_once=at_once,
+            waiting=left_waiting(study, self.history()),
+            keep=lambda rows: study.set_attr(WAITING, [row.to_json() for row in rows]),
+        )
         # What a dead driver left running comes first, under the same numbers and seeds.
         self._queue = deque(trial.number for trial in self.history().in_state(TrialState.RUNNING))
 

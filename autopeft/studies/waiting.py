@@ -2,7 +2,8 @@
 
 Below the lowest adapted layer of a pack the base runs once for all its slots, so a slot whose own lowest layer is c
 has `c - min` layers run for it that it could have shared. Proposals that do not depend on what trials come to are asked
-for ahead, and wait here; they are all trained, in the order in which they share most. What is proposed does not change.
+for ahead, and wait here; they are all trained, in the order in which they share most. What is proposed does not change,
+and is kept with the study: a driver that is killed leaves those that waited to the next one.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,10 +12,14 @@ from typing import Final, final
 
 from autopeft.search.searcher import AbstractSearcher
 from autopeft.search.trial import History
+from autopeft.spaces.canonical import read_configuration
 from autopeft.spaces.configuration import Configuration
+from autopeft.studies.storage import StoredStudy
 
 PACKS_AHEAD: Final = 4
 """Packs' worth of proposals that may wait."""
+WAITING: Final = "waiting"
+"""Attribute of a study: the proposals that waited when some were last asked for ahead, trials by now or not."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -73,6 +78,13 @@ def unshared(rows: Sequence[Likeness]) -> int:
     return sum(row.lowest for row in rows) - len(rows) * min((row.lowest for row in rows), default=0)
 
 
+def left_waiting(study: StoredStudy, history: History) -> list[Configuration]:
+    """The proposals that were asked for ahead and are no trials yet."""
+    rows = study.get_attr(WAITING) or []
+    assert isinstance(rows, list)
+    return [one for one in map(read_configuration, rows) if one.id not in history.ids]
+
+
 @final
 class WaitingRoom:
     """Proposals of a searcher, those first that share most with whom they join.
@@ -81,13 +93,23 @@ class WaitingRoom:
         searcher: Proposes.
         likeness: Of a configuration; None where trials have workers for themselves, and nothing waits.
         at_once: Slots of a pack.
+        waiting: Proposals that waited when the study was left.
+        keep: Told of all that wait, before one of them is a trial.
     """
 
-    def __init__(self, searcher: AbstractSearcher, *, likeness: LikenessOf | None = None, at_once: int = 1) -> None:
+    def __init__(
+        self,
+        searcher: AbstractSearcher,
+        *,
+        likeness: LikenessOf | None = None,
+        at_once: int = 1,
+        waiting: Sequence[Configuration] = (),
+        keep: Callable[[Sequence[Configuration]], None] = lambda waiting: None,
+    ) -> None:
         self._searcher = searcher
         self._likeness = likeness if at_once > 1 else None
         self._at_once = at_once
-        self._waiting: list[Configuration] = []
+        self._waiting, self._keep = list(waiting), keep
 
     def ask(
         self, history: History, n: int, *, company: Sequence[Configuration] = (), more: int = 0, room: int
@@ -110,6 +132,7 @@ class WaitingRoom:
             if self._likeness is None or many <= n:
                 return self._searcher.ask(history, n)
             self._waiting = list(self._searcher.ask(history, many))
+            self._keep(self._waiting)
         chosen = self.preferred(self._waiting, n, company=company)
         return [self._waiting[index] for index in chosen]
 

@@ -199,6 +199,32 @@ def test_the_runner_refills_with_the_waiting_proposal_that_fits(tmp_path: Path) 
     assert numbers == list(range(12)), "every proposal is trained once, and no number is left out"
 
 
+def test_what_waited_when_a_driver_died_is_what_the_next_one_goes_on_with(tmp_path: Path) -> None:
+    def proposed(folder: Path, *packs_before_death: int) -> list[str]:
+        folder.mkdir()
+        stored, found = open_study(folder), list[str]()
+        for packs in (*packs_before_death, 12):
+            problem = SearchProblem(space=SPACE, objectives=(), seed=3, n_trials=12)
+            runner = Runner(
+                stored,
+                space=SPACE,
+                searcher=RandomSearcher(problem),
+                seed=11,
+                n_trials=12,
+                epochs=2,
+                likeness=lowest_of_all,
+                at_once=2,
+            )
+            runner._queue.clear()  # what ran is not what is looked at
+            for _ in range(packs):
+                found += [one.id for row in runner.propose(2) for one in row.job.configurations]
+        return found
+
+    whole = proposed(tmp_path / "whole")
+    assert len(set(whole)) == 12
+    assert proposed(tmp_path / "killed", 1, 3) == whole
+
+
 def lowest_of_all(one: Configuration) -> Likeness:
     return Likeness(min([3, *(min(row.layers) for row in one)]))
 
