@@ -172,6 +172,15 @@ def test_what_a_step_drops_follows_from_the_seed_and_differs_from_step_to_step(
     assert len(first) == len(set(first)) * 2 * 2, "layers and targets"
 
 
+def test_a_layer_that_is_computed_twice_drops_the_same_both_times(trainer: Trainer, tmp_path: Path) -> None:
+    settings = replace(support.SETTINGS, batch_size=8, max_length=10, checkpointing=True)
+    twice = support.trainer(tmp_path, support.classification(tmp_path, n=14), settings=settings)
+    for config in (SLOTS[2], MOLA):
+        with on_cuda():
+            found, expected = list(twice.run(job((config,)))), list(trainer.run(job((config,))))
+        same(found, expected, memory=False)
+
+
 def test_slots_of_all_kinds_move_together_as_alone(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = counted(monkeypatch, bank, "implementation")
     with on_cuda(), one_pass():
