@@ -4,6 +4,7 @@ Every class also inherits the built-in it refines, so `except ValueError` works 
 `pickle` unchanged (trials fail in worker processes).
 """
 
+import math
 from typing import Self
 
 
@@ -35,6 +36,10 @@ def _rebuild(kind: type[AutoPeftError], message: str, hint: str) -> AutoPeftErro
     return kind(message, hint=hint)
 
 
+def _infeasible(message: str, hint: str, constraint: str, closest: float) -> "InfeasibleError":
+    return InfeasibleError(message, hint=hint, constraint=constraint, closest=closest)
+
+
 class InputError(AutoPeftError, ValueError):
     """Something the user wrote is wrong; the command line exits with status 2."""
 
@@ -45,6 +50,24 @@ class SpecError(InputError):
 
 class SpaceError(SpecError):
     """A search space, domain, constraint or expression is malformed."""
+
+
+class InfeasibleError(SpaceError):
+    """No configuration of a space meets one of its constraints.
+
+    Args:
+        message: See `AutoPeftError`.
+        hint: See `AutoPeftError`.
+        constraint: As it was written.
+        closest: What the configuration that comes nearest has of the quantity it limits.
+    """
+
+    def __init__(self, message: str, /, *, hint: str = "", constraint: str = "", closest: float = math.nan) -> None:
+        super().__init__(message, hint=hint)
+        self.constraint, self.closest = constraint, closest
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _infeasible, (self.message, self.hint, self.constraint, self.closest)
 
 
 class ConfigurationError(InputError):

@@ -9,7 +9,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from autopeft.errors import ConfigurationError, SpaceError
+from autopeft.errors import ConfigurationError, InfeasibleError, SpaceError
 from autopeft.spaces.configuration import Configuration, Scalar
 from autopeft.spaces.constraints import Constraint, parse_constraint
 from autopeft.spaces.counting import Counter, Draw, below
@@ -298,10 +298,12 @@ class SearchSpace:
         broken = [row for row in self.constraints if not row.holds(self.quantity(row.quantity, best))]
         if broken:
             value = self.quantity(broken[0].quantity, best)
-            raise SpaceError(
+            raise InfeasibleError(
                 f"constraints: no configuration with {broken[0].text} was found; the closest has {value:.6g} "
                 f"against {broken[0].limit:.6g}",
                 hint="loosen the constraint, or give the space smaller sizes",
+                constraint=broken[0].text,
+                closest=value,
             )
 
 

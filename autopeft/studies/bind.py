@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autopeft.errors import SpecError
+from autopeft.errors import InfeasibleError, SpecError
 from autopeft.objectives.memory import Setup
 from autopeft.spaces.configuration import LEARNING_RATE, Configuration, Scalar
 from autopeft.spaces.domain import Choice, Domain, Fixed
@@ -13,6 +13,7 @@ from autopeft.spaces.training import ACTIVE_WITH
 from autopeft.spaces.validity_rules import RULED_SETTINGS
 from autopeft.spaces.virtual_tokens import most_virtual_tokens
 from autopeft.studies.capacity import capacity_of
+from autopeft.studies.describe import human_bytes
 from autopeft.studies.spec import RunSpec, StudySpec
 from autopeft.trainers.job import ModelSpec, TaskSpec, TrainingSettings
 from autopeft.trainers.task import TaskSummary, check_task
@@ -66,17 +67,33 @@ def bind_study(spec: StudySpec) -> BoundStudy:
     run = RunSpec.of_study(spec)
     data, shape = _read(run)
     _check_rate(spec, head=_n_labels(run, data) is not None)
-    capacity = capacity_of(spec.resources)
-    space = SearchSpace.bind(
-        spec.space,
-        shape,
-        constraints=spec.constraints if capacity is None else (*spec.constraints, capacity.constraint),
-        quantities={"memory": _predicted_memory(run, shape, data)},
-        settings=_ruled_settings(spec.training),
-    )
+    space = _bound_space(spec, shape, memory=_predicted_memory(run, shape, data))
     if shape.image is None:
         check_length(spec.model, spec.training.max_length, virtual=most_virtual_tokens(space.structure))
     return BoundStudy(spec=spec, space=space, data=data)
+
+
+def _bound_space(spec: StudySpec, shape: ModelShape, *, memory: PredictedMemory) -> SearchSpace:
+    """The study's space, without what cannot fit the memory of a job."""
+    capacity = capacity_of(spec.resources)
+    limits = () if capacity is None else (capacity.constraint,)
+    try:
+        return SearchSpace.bind(
+            spec.space,
+            shape,
+            constraints=(*spec.constraints, *limits),
+            quantities={"memory": memory},
+            settings=_ruled_settings(spec.training),
+        )
+    except InfeasibleError as error:
+        if capacity is None or error.constraint not in limits:
+            raise
+        named = "memory_per_job" if spec.resources.memory_per_job is not None else "gpus_per_job"
+        raise SpecError(
+            f"resources.{named}: a job has {human_bytes(capacity.n_bytes)}; the smallest configuration found "
+            f"is predicted to take {human_bytes(error.closest)}",
+            hint="give a job more, make batch_size or max_length smaller, or give the space smaller sizes",
+        ) from None
 
 
 def bind_run(spec: RunSpec) -> tuple[ModelShape, PredictedMemory]:

@@ -108,6 +108,10 @@ CASES: list[tuple[dict[str, object], tuple[str, ...]]] = [
     ({"model": "train.csv"}, ("train.csv",)),
     ({"model": "missing-folder/model"}, ("missing-folder/model",)),
     ({"resources__trials_per_job": 0}, ("resources.trials_per_job: got 0", "it must be above 0")),
+    (
+        {"resources__memory_per_job": "20 KiB"},
+        ("resources.memory_per_job: a job has 20 KiB; the smallest", "predicted to take", "give a job more"),
+    ),
     ({"resources__gpus_per_job": 64}, ("resources.gpus_per_job: got 64",)),
     ({"tracking__mlflow": "./mlruns"}, ("tracking.mlflow: got './mlruns'", "sqlite:///mlflow.db")),
 ]
