@@ -67,17 +67,6 @@ class Timed(AbstractSearcher):
             self.asked += 1
 
 
-@final
-class RowOrder(AbstractSearcher):
-    """The rows of a table in a uniform order."""
-
-    def __init__(self, problem: Problem, seed: int) -> None:
-        self._rows = [problem.configurations[place] for place in problem.order(seed)]
-
-    def ask(self, history: History, n: int) -> Sequence[Configuration]:
-        return self._rows[len(history) : len(history) + n]
-
-
 def replayed(engine: str, problem: Problem, *, seed: int, n_trials: int, source: Problem | None = None) -> Outcome:
     """A search of `n_trials` on a task of a table; `random` goes on until the table is used up.
 
@@ -90,8 +79,10 @@ def replayed(engine: str, problem: Problem, *, seed: int, n_trials: int, source:
         n_trials: Whole trainings that it may spend.
         source: The other task that `WARM` begins from; None for the other engines.
     """
+    if engine == RANDOM:
+        return Outcome(curves=problem.drawn(seed), seconds=0.0)
     answers = problem.answers(seed)
-    n = len(problem.configurations) if engine == RANDOM else n_trials * (3 if engine == RUNGS else 1)
+    n = n_trials * (3 if engine == RUNGS else 1)
     asked = SearchProblem(
         space=problem.space,
         objectives=problem.objectives,
@@ -99,9 +90,7 @@ def replayed(engine: str, problem: Problem, *, seed: int, n_trials: int, source:
         n_trials=n_trials,
         past=(past(source, problem, seed=seed),) if engine == WARM and source else (),
     )
-    if engine == RANDOM:
-        searcher: AbstractSearcher = RowOrder(problem, seed)
-    elif engine == RECIPE:
+    if engine == RECIPE:
         searcher = recipe(asked, lambda history: answers.left)
     else:
         searcher = make_searcher("bayesian" if engine in (RUNGS, WARM) else engine, asked)

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from autopeft.objectives.hypervolume import hypervolume
 from autopeft.objectives.measurement import Measurement
 from autopeft.objectives.objective import Objective, resolve_objectives
-from autopeft.objectives.pareto import Array
+from autopeft.objectives.pareto import Array, non_dominated
 from autopeft.objectives.reference import reference_point
 from autopeft.search.scheduler import AbstractScheduler
 from autopeft.search.searcher import AbstractSearcher
@@ -129,6 +129,21 @@ class Problem:
     def order(self, seed: int) -> NDArray[np.int64]:
         """`[n]` all rows in the order in which `random` draws them."""
         return np.random.default_rng([seed, 0x0DE]).permutation(len(self.configurations))
+
+    def drawn(self, seed: int) -> "Curves":
+        """What a search comes to that takes all rows in that order: what `search` would, without its histories."""
+        by_trial, by_epoch, reached = list[float](), list[float](), 0.0
+        front = np.empty((0, 2))
+        for place in self.order(seed):
+            measured = len(self.seen(int(place), seed))
+            by_epoch += [reached] * (min(measured + 1, self.epochs) - 1)
+            if measured == self.epochs:
+                front = np.vstack([front, self.losses[place]])
+                front = front[non_dominated(front)]
+                reached = hypervolume(front, self.reference) / self.best
+            by_epoch.append(reached)
+            by_trial.append(reached)
+        return Curves(by_trial=np.array(by_trial), by_epoch=np.array(by_epoch))
 
     def seen(self, place: int, seed: int) -> tuple[Measurement, ...]:
         """The training of a configuration that the search of that seed sees."""
@@ -260,11 +275,11 @@ def curves(steps: Iterator[Step], volume: Volume) -> Curves:
     """What `steps` came to; a trial counts from the epoch that ends it."""
     by_trial: list[float] = []
     by_epoch: list[float] = []
-    known: dict[tuple[Configuration, ...], float] = {}
+    ended, reached = 0, 0.0
     for step in steps:
-        if step.done not in known:
-            known = {step.done: volume(step.done) if step.done else 0.0}
-        by_epoch.append(known[step.done])
+        if len(step.done) > ended:
+            ended, reached = len(step.done), volume(step.done)
+        by_epoch.append(reached)
         by_trial += [0.0] * (step.begun - len(by_trial))
         by_trial[-1] = by_epoch[-1]
     return Curves(by_trial=np.array(by_trial), by_epoch=np.array(by_epoch))

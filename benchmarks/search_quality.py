@@ -3,6 +3,8 @@
     python benchmarks/search_quality.py [--table benchmarks/tables/minilm.npz] [--tasks trec sst2] [--seeds 20]
     python benchmarks/search_quality.py --problem synthetic [--trials 60] [--engines bayesian random]
 
+All tasks of the table and the made-up problems, unless `--problem` names one of the two.
+
 `trained_table.py` makes the table; `replay.py` says how a search is answered by it, what is counted and whom that
 favours. Volumes are shares of that of the whole table, whose reference point is the one a study with all of it would
 have. Beside the engines of a study file stand `bayesian+rungs` (successive halving by three from the first epoch),
@@ -80,13 +82,20 @@ Run = Callable[[str, int], Outcome]
 
 def worlds(options: argparse.Namespace) -> list[tuple[str, Run, dict[str, Any]]]:
     """Every problem: its name, how a search of it is run, and what is noted of it."""
-    if options.problem == "synthetic":
-        made = Synthetic()
+    found = tasks_of(options) if options.problem != "synthetic" else []
+    if options.problem == "table":
+        return found
+    made = Synthetic()
 
-        def on_made(engine: str, seed: int) -> Outcome:
-            return made.search(engine, seed=seed, n_trials=options.trials)
+    def on_made(engine: str, seed: int) -> Outcome:
+        return made.search(engine, seed=seed, n_trials=options.trials)
 
-        return [("synthetic", on_made, {"benchmark": "search_quality", "problem": "synthetic", "epochs_a_trial": 1})]
+    about = {"benchmark": "search_quality", "problem": "synthetic", "epochs_a_trial": 1}
+    return [*found, ("synthetic", on_made, about)]
+
+
+def tasks_of(options: argparse.Namespace) -> list[tuple[str, Run, dict[str, Any]]]:
+    """The tasks of the table; says which they are."""
     measured = MeasuredTable.read(options.table)
     space = measured.space()
     problems = {
@@ -94,6 +103,8 @@ def worlds(options: argparse.Namespace) -> list[tuple[str, Run, dict[str, Any]]]
         for task in options.tasks or measured.tasks
     }
     names = list(problems)
+    for task, problem in problems.items():
+        print(f"{task}: {len(problem.configurations)} configurations", file=sys.stderr, flush=True)
 
     def on_table(task: str, engine: str, seed: int) -> Outcome:
         other = problems[names[(names.index(task) + 1) % len(names)]] if engine == WARM else None
@@ -220,7 +231,7 @@ def draw(task: str, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problem", choices=("table", "synthetic"), default="table")
+    parser.add_argument("--problem", choices=("table", "synthetic", "all"), default="all")
     parser.add_argument("--table", type=Path, default=ROOT / "benchmarks" / "tables" / "minilm.npz")
     parser.add_argument("--tasks", nargs="+", help="of the table; all when left out")
     parser.add_argument("--configurations", type=int, help="of the table, the first so many; all when left out")
