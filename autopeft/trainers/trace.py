@@ -41,29 +41,28 @@ class _Source(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         del ctx
-        return grads[0].new_empty(1), None, None
+        return grads[0].new_empty(0), None, None
 
 
 @final
-class _Gate(torch.autograd.Function):
-    """Passes a tensor on; the gradient that comes back through it is a new tensor of its full size."""
+class _End(torch.autograd.Function):
+    """What a pass over a tensor comes to: nothing, whose gradient makes a new one of the tensor's full size."""
 
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # torch's own signature is untyped
-        del ctx
-        return tensor.view_as(tensor)
+        ctx.size, ctx.dtype = tensor.shape, tensor.dtype
+        return tensor.new_empty(0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        del ctx
-        return torch.empty_like(grads[0], memory_format=torch.contiguous_format)
+        return torch.empty(ctx.size, dtype=ctx.dtype, device=grads[0].device)
 
 
 def source(size: torch.Size, dtype: torch.dtype, *, grad: bool) -> torch.Tensor:
     """A tensor as a layer's input or output."""
     if not grad:
         return torch.empty(size, dtype=dtype)
-    return cast("torch.Tensor", _Source.apply(torch.empty(1, requires_grad=True), size, dtype))
+    return cast("torch.Tensor", _Source.apply(torch.empty(0, requires_grad=True), size, dtype))
 
 
 def trace_layer(
@@ -105,18 +104,18 @@ class _LayerRun:
     """What was saved before the adapters' own terms of the loss."""
 
     def run(self, layer: nn.Module, flags: Sequence[bool]) -> LayerTrace:
-        loss, outputs = self._forward(layer, flags)
+        ends, outputs = self._forward(layer, flags)
         forward_peak = self.watch.peak
         kept = self.watch.now - sum(life.n_bytes for key, life in self.watch.lives.items() if key in outputs)
-        saved = {} if loss is None else self.record.saved()
+        saved = self.record.saved() if ends else {}
         self.watch.restart()
         given = {storage_key(leaf) for leaf in self.call.leaves if isinstance(leaf, torch.Tensor)}
         self.second.ignore((given | self.inputs) & set(saved))
-        if loss is not None and (self.step.device != "cpu" or self.step.checkpointing):
-            _backward(loss)
+        if ends and (self.step.device != "cpu" or self.step.checkpointing):
+            _backward(*ends)
         trained = [parameter for parameter in self.adapters.parameters() if parameter.requires_grad]
-        ends = given | outputs | self.inputs
-        inner = {key: n for key, n in saved.items() if key not in ends}
+        around = given | outputs | self.inputs
+        inner = {key: n for key, n in saved.items() if key not in around}
         penalty = sum(n for key, n in inner.items() if key not in self.before_penalty)
         return LayerTrace(
             saved=sum(inner.values()) - penalty,
@@ -132,23 +131,23 @@ class _LayerRun:
             tensors=len(trained),
             frozen=buffer_bytes([self.adapters]),
             frozen_once=0,
-            output_grad=loss is not None,
+            output_grad=bool(ends),
         )
 
-    def _forward(self, layer: nn.Module, flags: Sequence[bool]) -> tuple[torch.Tensor | None, set[int]]:
-        """A number that depends on the layer's output, and the storages of that."""
+    def _forward(self, layer: nn.Module, flags: Sequence[bool]) -> tuple[list[torch.Tensor], set[int]]:
+        """What depends on the layer's output and takes nothing itself, and the storages of that output."""
         args, kwargs = self._arguments(flags)
         output = layer(*args, **kwargs)
         del args, kwargs
         made = tree_leaves(output)
         hidden = [made[at] for at in self.call.outputs]
         keys = {storage_key(tensor) for tensor in hidden}
-        ends = [_Gate.apply(tensor).sum() for tensor in hidden if tensor.requires_grad]
+        ends = [cast("torch.Tensor", _End.apply(tensor)) for tensor in hidden if tensor.requires_grad]
         self.before_penalty = set(self.record.saved())
         penalty = self.adapters.penalty() if self.penalty else None
         if penalty is not None:
             ends.append(penalty)
-        return (cast("torch.Tensor", sum(ends)) if ends else None), keys
+        return ends, keys
 
     def _arguments(self, flags: Sequence[bool]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call's arguments with the input made anew; others that flow keep their storage."""
@@ -167,10 +166,10 @@ class _LayerRun:
         )
 
 
-def _backward(loss: torch.Tensor) -> None:
-    """The backward pass of `loss`, as far as it goes: sparse gradients have no shape where there are no values."""
+def _backward(*ends: torch.Tensor) -> None:
+    """The backward pass of `ends`, as far as it goes: sparse gradients have no shape where there are no values."""
     with suppress(*UNANSWERABLE):
-        loss.backward()
+        torch.autograd.backward(ends, [torch.ones_like(end) for end in ends])
 
 
 def trace_frame(step: Step, calls: Sequence[Call], *, grads: Sequence[bool]) -> FrameTrace:
