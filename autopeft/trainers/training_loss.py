@@ -27,8 +27,8 @@ from autopeft.trainers.batches import AnyBatch
 from autopeft.trainers.task_kind import Task
 
 _CALL: Final = "_call_impl"
-_REFUSALS: Final = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
-"""What a model raises that cannot do with what it is given when it is asked."""
+_LACKS: Final = (AttributeError, IndexError, KeyError, TypeError)
+"""What asking for more of a transformer's output than its last hidden states raises; anything else is a fault."""
 _HANDS_OUT: Final[WeakKeyDictionary[nn.Module, bool]] = WeakKeyDictionary()
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -125,7 +125,7 @@ def _hands_out(model: PreTrainedModel, head: nn.Linear) -> bool:
             stack.enter_context(_saying(part, hidden))
         try:
             logits = model(**asked).logits
-        except _REFUSALS:
+        except _LACKS:
             return False
     return len(given) == 1 and logits is given[0] and logits._version == 0
 

@@ -1,7 +1,8 @@
 """A language model's loss without its logits is that with them, and is taken where the model leaves logits alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -80,3 +81,28 @@ def test_a_head_that_something_acts_on_or_that_is_trained_keeps_its_logits() -> 
         head.requires_grad_(True)
         assert isinstance(training_loss(TASKS[kind][0], model), OfOutputs)  # type: ignore[arg-type]
         assert isinstance(training_loss(TASKS["text-classification"][0], model), OfOutputs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("more", [lambda out: out[1], lambda out: out["past"], lambda out: 2 * out.past_key_values])
+def test_a_model_that_reads_more_than_hidden_states_keeps_its_logits(more: Callable[[Any], object]) -> None:
+    model, kind = written("llama")
+    run = model.forward
+
+    def reads_more(**given: torch.Tensor) -> object:
+        more(model.model(**given))  # type: ignore[operator]  # a module
+        return run(**given)
+
+    model.forward = reads_more
+    with on_cuda():
+        assert isinstance(training_loss(TASKS[kind][0], model), OfOutputs)  # type: ignore[arg-type]
+
+
+def test_a_fault_while_a_model_is_asked_is_not_taken_for_an_answer() -> None:
+    model, kind = written("llama")
+
+    def full(**_: torch.Tensor) -> object:
+        raise torch.OutOfMemoryError
+
+    model.forward = full
+    with on_cuda(), pytest.raises(torch.OutOfMemoryError):
+        training_loss(TASKS[kind][0], model)  # type: ignore[arg-type]
