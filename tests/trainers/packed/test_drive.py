@@ -1,6 +1,6 @@
 """Packs as a whole: equal to training alone, isolated, refilled, stopped."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,24 +13,14 @@ from autopeft.trainers.packed.pack import Pack
 from autopeft.trainers.trainer import Trainer
 from tests.configurations import configuration, setting
 from tests.images import write_folder
-from tests.trainers import support, test_image_tasks
-from tests.trainers.packed.support import HEAD, LORA, MIXED, PREFIX, SERIAL, by_slot, job, one_pass, same
+from tests.trainers import test_image_tasks
+from tests.trainers.packed.support import HEAD, LORA, MIXED, PREFIX, SERIAL, by_slot, job, same
 from tests.trainers.test_prompt_tasks import trainer_of
 
 WILD = replace(LORA, training=(("learning_rate", 1e30),))
 
 
-@pytest.fixture(autouse=True)
-def together() -> Iterator[None]:
-    with one_pass():
-        yield
-
-
-@pytest.fixture(scope="module")
-def trainer(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
-    folder = tmp_path_factory.mktemp("drive")
-    settings = replace(support.SETTINGS, batch_size=8)
-    return support.trainer(folder, support.classification(folder, n=26), settings=settings)
+pytestmark = pytest.mark.usefixtures("together")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Trials of packs that are broken off between two epochs, and go on in any slot of any pack, or alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +14,7 @@ from autopeft.trainers.packed.slot import Slot
 from autopeft.trainers.trainer import Trainer
 from tests.configurations import configuration, setting
 from tests.models import MODELS
-from tests.trainers import support
-from tests.trainers.packed.support import HEAD, IA3, LORA, MOLA, PREFIX, SERIAL, by_slot, job, one_pass, same
+from tests.trainers.packed.support import HEAD, IA3, LORA, MOLA, PREFIX, SERIAL, by_slot, job, same
 from tests.trainers.packed.test_drive import Script
 from tests.trainers.test_allocation import adalora
 
@@ -28,18 +27,7 @@ SOME = (LORA, DROPPED, PREFIX, MOLA, IA3, adalora(warmup_share=0.1, final_share=
 """Dropout, optimizers with states of their own, ranks that move, a head alone, and one that never shares the base."""
 
 
-@pytest.fixture(autouse=True)
-def together() -> Iterator[None]:
-    with one_pass():
-        yield
-
-
-@pytest.fixture(scope="module")
-def trainer(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
-    folder = tmp_path_factory.mktemp("resume")
-    return support.trainer(
-        folder, support.classification(folder, n=26), settings=replace(support.SETTINGS, batch_size=8)
-    )
+pytestmark = pytest.mark.usefixtures("together")
 
 
 @pytest.fixture(scope="module")
