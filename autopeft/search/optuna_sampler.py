@@ -6,7 +6,7 @@
     )
 
 What sets it apart from Optuna's own samplers: objectives that can be computed are not modelled but computed, and the
-expected hypervolume improvement is then exact.
+expected hypervolume improvement is then exact. Failed trials are learned from.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ from autopeft.objectives.objective import Direction
 from autopeft.objectives.pareto import Array, non_dominated
 from autopeft.search.acquisition import FreeRegion
 from autopeft.search.candidates import best_candidate
+from autopeft.search.feasibility import Feasibility, feasible
 from autopeft.search.parameter_belief import Known, ParameterBelief
 from autopeft.search.parameter_space import Admits, ParameterSpace, Point
 from autopeft.search.surrogate import SurrogateError, one_thread
@@ -36,8 +37,13 @@ class AutoPeftSampler(BaseSampler):
     """Gaussian processes for what only an evaluation tells, known objectives as they are, exact expected improvement.
 
     Parameters that all completed trials have in common are chosen by the model; others (conditional ones) are drawn
-    uniformly, as Optuna's GPSampler does. Trials that run count as if they had come out as expected. Failed and pruned
-    trials are ignored. A suggestion depends on the study's trials and the seed alone.
+    uniformly, as Optuna's GPSampler does. Trials that run count as if they had come out as expected. A suggestion
+    depends on the study's trials and the seed alone.
+
+    Constraints that trials set (`optuna.Trial.set_constraint`) are learned from every trial that set them, and so is
+    failing: what is proposed has the largest expected improvement times the chance that it keeps the constraints and
+    does not fail. Constraints that can be computed beforehand belong in `admits` instead. Nothing that failed, was
+    pruned or completed is proposed again; of what a pruned trial reported only its constraints are used.
 
     Args:
         seed: None draws one.
@@ -77,17 +83,16 @@ class AutoPeftSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        finite = [one for one in completed if np.isfinite(one.values).all()]
-        if not search_space or len(finite) < self._startup:
+        trials = study.get_trials(deepcopy=False)
+        completed = [one for one in trials if one.state is TrialState.COMPLETE and np.isfinite(one.values).all()]
+        if not search_space or len(completed) < self._startup:
             return {}
         space = ParameterSpace(search_space, admits=self._admits)
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        pending = [one for one in running if one.number != trial.number and search_space.keys() <= one.params.keys()]
+        others = [one for one in trials if one.number != trial.number and _has(one, search_space)]
         rng = np.random.default_rng([self._seed, trial.number])
         try:
             with one_thread():
-                found = self._best(study, space, finite, pending, rng=rng)
+                found = self._best(study, space, completed, others, rng=rng)
         except SurrogateError:
             return {}
         return {} if found is None else space.parameters(found)
@@ -110,10 +115,18 @@ class AutoPeftSampler(BaseSampler):
         study: Study,
         space: ParameterSpace,
         completed: Sequence[FrozenTrial],
-        pending: Sequence[FrozenTrial],
+        others: Sequence[FrozenTrial],
         *,
         rng: np.random.Generator,
     ) -> Point | None:
+        """The point of largest expected improvement times the chance that it is feasible.
+
+        The front is that of the trials that kept the constraints and of running ones that are likely to; before there
+        is one, only the chance counts.
+        """
+        pending = [space.point(one.params) for one in others if one.state is TrialState.RUNNING]
+        features = space.features(pending)
+        feasibility = Feasibility.of(space, others, seed=self._seed)
         belief = ParameterBelief.of(
             space,
             [space.point(one.params) for one in completed],
@@ -121,12 +134,23 @@ class AutoPeftSampler(BaseSampler):
             known=self._known,
             directions=[_DIRECTIONS[direction] for direction in study.directions],
             seed=self._seed,
-        ).fantasise([space.point(one.params) for one in pending])
-        region = FreeRegion.of(belief.losses, np.ones(belief.losses.shape[1]))
-        parents = [belief.points[index] for index in np.flatnonzero(non_dominated(belief.losses))]
+        ).fantasise(pending)
+        kept = np.array([*map(feasible, completed), *(feasibility.chance(features) >= 0.5)], dtype=np.bool_)
+        losses, feasibility = belief.losses[kept], feasibility.fantasise(features)
+        region = FreeRegion.of(losses, np.ones(losses.shape[1]))
+        parents = [belief.points[index] for index in np.flatnonzero(kept)[non_dominated(losses)]]
 
         def score(candidates: Sequence[Point]) -> Array:
+            chance = feasibility.chance(space.features(candidates))
+            if not kept.any():
+                return chance
             means, deviations, costs = belief.predict(candidates)
-            return region.averaged_improvement(means, deviations, costs=costs)
+            return chance * region.averaged_improvement(means, deviations, costs=costs)
 
-        return best_candidate(space, score, parents=parents, excluded=set(belief.points), rng=rng)
+        tried = {space.point(one.params) for one in others}
+        return best_candidate(space, score, parents=parents, excluded=tried, rng=rng)
+
+
+def _has(trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]) -> bool:
+    """Whether a trial has all parameters of `search_space`, with the same ranges."""
+    return all(trial.distributions.get(name) == one for name, one in search_space.items())

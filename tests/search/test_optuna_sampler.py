@@ -104,6 +104,74 @@ def test_failed_and_unusable_trials_are_no_obstacle() -> None:
     assert len(study.trials) == 20
 
 
+def constrained(trial: optuna.Trial) -> float:
+    """The best of a corner that a constraint forbids; the largest value kept is 1.2, on the line x + y = 1.2."""
+    x, y = (trial.suggest_float(name, 0.0, 1.0) for name in "xy")
+    trial.set_constraint("sum", x + y - 1.2)
+    return x + y
+
+
+def test_constraints_that_trials_set_are_learned() -> None:
+    study = run(AutoPeftSampler(seed=0, n_startup_trials=5), constrained, directions=["maximize"], n=15)
+    chosen = study.trials[5:]
+    assert max(one.value for one in chosen if one.constraints["sum"] <= 0) > 1.15
+
+
+def test_before_any_trial_keeps_the_constraints_the_likeliest_is_proposed() -> None:
+    def rarely(trial: optuna.Trial) -> tuple[float, float]:
+        x, y = (trial.suggest_float(name, 0.0, 1.0) for name in "xy")
+        trial.set_constraint("small", x + y - 0.15)
+        return x, y
+
+    study = run(AutoPeftSampler(seed=0, n_startup_trials=5), rarely, directions=["maximize"] * 2, n=9)
+    assert not any(all(value <= 0 for value in one.constraints.values()) for one in study.trials[:5])
+    assert any(all(value <= 0 for value in one.constraints.values()) for one in study.trials[5:])
+
+
+def test_pruned_and_failed_trials_tell_of_constraints_and_are_not_proposed_again() -> None:
+    def stopped(trial: optuna.Trial) -> float:
+        x = trial.suggest_int("x", 0, 30)
+        trial.set_constraint("small", float(x - 20))
+        if x > 20:
+            raise optuna.TrialPruned if x % 2 else ValueError("lost")
+        return float(x)
+
+    with quiet_optuna():
+        study = optuna.create_study(direction="maximize", sampler=AutoPeftSampler(seed=0, n_startup_trials=4))
+        study.optimize(stopped, n_trials=18, catch=(ValueError,))
+    assert study.best_value == 20
+    chosen = [one.params["x"] for one in study.trials[8:]]
+    assert len(chosen) == len(set(chosen))
+
+
+def test_where_trials_fail_fewer_are_proposed() -> None:
+    def failing(trial: optuna.Trial) -> float:
+        x, y = (trial.suggest_float(name, 0.0, 1.0) for name in "xy")
+        if x > 0.5:
+            raise ValueError("out of memory")
+        return y**2 - x
+
+    with quiet_optuna():
+        study = optuna.create_study(direction="minimize", sampler=AutoPeftSampler(seed=0, n_startup_trials=4))
+        study.optimize(failing, n_trials=16, catch=(ValueError,))
+    assert study.best_value < -0.4
+    states = [one.state for one in study.trials[8:]]
+    assert states.count(optuna.trial.TrialState.FAIL) <= 4
+
+
+def test_a_trial_of_another_range_is_no_obstacle() -> None:
+    with quiet_optuna():
+        study = optuna.create_study(direction="minimize", sampler=AutoPeftSampler(seed=0, n_startup_trials=3))
+        failed = optuna.trial.create_trial(
+            state=optuna.trial.TrialState.FAIL,
+            params={"x": "c"},
+            distributions={"x": optuna.distributions.CategoricalDistribution(("c", "d"))},
+        )
+        study.add_trial(failed)
+        study.optimize(lambda trial: float(trial.suggest_categorical("x", ["a", "b"]) == "a"), n_trials=5)
+    assert len(study.trials) == 6
+
+
 def test_a_used_up_space_is_drawn_from_again() -> None:
     study = run(
         AutoPeftSampler(seed=0, n_startup_trials=2),
