@@ -114,6 +114,10 @@ class DeadlineError(TrialError, TimeoutError):
     kind = "timeout"
 
 
+class ExecutorError(AutoPeftError, RuntimeError):
+    """What runs the trials did not start; nothing is lost, the same command goes on."""
+
+
 class TrackingError(AutoPeftError, RuntimeError):
     """The tracking server did not take something; never stops a study."""
 

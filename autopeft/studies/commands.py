@@ -2,12 +2,13 @@
 
 import logging
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autopeft.errors import SpecError
+from autopeft.errors import SpecError, TrialError
 from autopeft.studies.bind import bind_study
 from autopeft.studies.events import Listener, StopReason, StudyEvent, TrialReported
 from autopeft.studies.layer_prior import find_layers
@@ -45,6 +46,23 @@ def search(file: Path, *, storage: str, settings: Sequence[str], as_json: bool, 
     study = Study(load_spec(file, settings=settings), storage=storage)
     reason = run_session(study, mode=choose_mode(sys.stderr, quiet=quiet, as_json=as_json))
     show_front(study, as_json=as_json)
+    return _status(reason, study)
+
+
+def _status(reason: StopReason, study: Study) -> int:
+    """The exit status of a run of `study`.
+
+    Raises:
+        TrialError: It has nothing left to do, and none of its trials has completed.
+    """
+    history = study.history()
+    if reason in FINISHED and not history.completed:
+        kinds = Counter(trial.failure.kind.value for trial in history if trial.failure is not None)
+        found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) or "no trial fits"
+        raise TrialError(
+            f"study {study.name}: none of its {len(history)} trials has completed ({found})",
+            hint=f"`autopeft trials {study.name}` says why each of them failed",
+        )
     return 0 if reason in FINISHED else 1
 
 
@@ -70,12 +88,13 @@ def transfer(
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     shown = choose_mode(sys.stderr, quiet=quiet, as_json=as_json)
     done, reason = run(study, load_spec(to, settings=settings), storage=storage, mode=shown)
+    opened = Study.open(done.study, storage=storage)
     if as_json:
         print_json(done.to_json())
     else:
-        shape = Study.open(done.study, storage=storage).shape()
+        shape = opened.shape()
         print_table(replay_table(done, shape=shape) if isinstance(done, Replay) else warm_table(done, shape=shape))
-    return 0 if reason in FINISHED else 1
+    return _status(reason, opened)
 
 
 def check(file: Path, *, storage: str, settings: Sequence[str], as_json: bool) -> None:
@@ -136,7 +155,7 @@ def confirm(name: str, *, storage: str, settings: Sequence[str], as_json: bool, 
         print_json(confirm_json(found))
     elif found is not None:
         print_table(confirm_table(found, shape=study.shape()))
-    return 0 if reason in (StopReason.BUDGET, StopReason.EXHAUSTED) else 1
+    return 0 if reason in FINISHED else 1
 
 
 def report(name: str, *, out: Path, storage: str, as_json: bool) -> None:

@@ -86,7 +86,15 @@ def drive(
     with lock:
         runner = _runner(study, plan, resources, listeners)
         history = runner.history()
-        runner.emit(StudyOpened(study=study.name, objectives=study.objectives, n_trials=plan.n_trials, history=history))
+        runner.emit(
+            StudyOpened(
+                study=study.name,
+                objectives=study.objectives,
+                n_trials=plan.n_trials,
+                history=history,
+                competing=plan.source is None,
+            )
+        )
         reason = StopReason.ABORTED
         try:
             with signals_raise(stop), _announced(stop, runner):

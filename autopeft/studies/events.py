@@ -36,6 +36,8 @@ class StudyOpened:
     """Trials the study may spend in all, those already in `history` included."""
     history: History
     """What the storage held; running trials in it are about to be run again."""
+    competing: bool = True
+    """Whether the trials compete for a front; those of a confirmation are listed beforehand and do not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

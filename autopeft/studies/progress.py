@@ -73,7 +73,7 @@ class StudyProgress:
     """What is known of a running study, whatever shows it."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.study, self.objectives, self.n_trials = "", tuple[Objective, ...](), 0
+        self.study, self.objectives, self.n_trials, self.word = "", tuple[Objective, ...](), 0, "trial"
         self.history = History()
         self.front = Front.of([], ())
         self._clock, self._began = clock, clock()
@@ -83,6 +83,7 @@ class StudyProgress:
         match event:
             case StudyOpened():
                 self.study, self.objectives, self.n_trials = event.study, event.objectives, event.n_trials
+                self.word = "trial" if event.competing else "training"
                 self.history, self._began = event.history, self._clock()
                 self._finished_before = self.n_finished
                 self._renew_front()
@@ -106,7 +107,9 @@ class StudyProgress:
         self.history = History(trials=tuple(sorted([*others, trial], key=lambda one: one.number)))
 
     def _renew_front(self) -> None:
-        self.front = Front.of(completed_points(self.history, self.objectives), self.objectives)
+        """The front, of trials that compete for one."""
+        points = completed_points(self.history, self.objectives) if self.word == "trial" else []
+        self.front = Front.of(points, self.objectives)
 
     @property
     def n_finished(self) -> int:
@@ -188,30 +191,31 @@ def event_line(event: StudyEvent, progress: StudyProgress, shape: ModelShape | N
     match event:
         case StudyOpened():
             known = f", {progress.n_finished} done before" if progress.n_finished else ""
-            return f"study {event.study}: {event.n_trials} trials{known}"
+            return f"study {event.study}: {event.n_trials} {progress.word}s{known}"
         case TrialFinished(trial=trial):
             return f"[{progress.n_finished}/{progress.n_trials}] {_trial_line(trial, progress, shape)}"
         case Noted(message=message):
             return message
         case StudyStopped(reason=reason):
-            took = f"{len(progress.front)} on the front, {human_seconds(progress.elapsed)}"
-            return f"study {progress.study}: {_STOPS[reason]}; {progress.n_finished} trials, {took}"
+            front = f"{len(progress.front)} on the front, " if progress.word == "trial" else ""
+            done = f"{progress.n_finished} {progress.word}s, {front}{human_seconds(progress.elapsed)}"
+            return f"study {progress.study}: {_STOPS[reason]}; {done}"
         case _:
             return ""
 
 
 def _trial_line(trial: Trial, progress: StudyProgress, shape: ModelShape | None) -> str:
-    text = describe(trial.configuration, shape)
+    text, name = describe(trial.configuration, shape), f"{progress.word} {trial.number}"
     if trial.failure is not None:
-        return f"trial {trial.number} failed, {trial.failure.kind.value}: {trial.failure.message} ({text})"
+        return f"{name} failed, {trial.failure.kind.value}: {trial.failure.message} ({text})"
     if trial.pruning is not None:
-        return f"trial {trial.number} pruned, {trial.pruning.because} ({text})"
+        return f"{name} pruned, {trial.pruning.because} ({text})"
     point = point_of(trial, progress.objectives)
     if point is None:
-        return f"trial {trial.number} {trial.state.value} ({text})"
+        return f"{name} {trial.state.value} ({text})"
     values = ", ".join(f"{o.name} {human_value(o, point.values[o.name])}" for o in progress.objectives)
     mark = " [front]" if any(other.trial == trial.number for other in progress.front) else ""
-    return f"trial {trial.number}: {values}, {human_seconds(trial.seconds)}{mark} ({text})"
+    return f"{name}: {values}, {human_seconds(trial.seconds)}{mark} ({text})"
 
 
 def event_json(event: StudyEvent, progress: StudyProgress) -> dict[str, object]:
@@ -289,7 +293,7 @@ class _Display:
         epochs = len(trial.measurements)
         of = f"/{self._epochs}" if self._epochs else ""
         line = Text("  ", no_wrap=True, overflow="ellipsis")
-        line.append(f"trial {trial.number}", style="cyan")
+        line.append(f"{self._progress.word} {trial.number}", style="cyan")
         line.append(f"  epoch {epochs}{of}  ")
         metric = self._progress.objectives[0] if self._progress.objectives else None
         if metric is not None and trial.measurements and metric.name in trial.measurements[-1].metrics:

@@ -73,7 +73,7 @@ def run_session(
         if study.spec.mlflow is not None:
             watching.append(_mirrored(study, bound, reporter, stack))
         reason = study.run(bound=bound, given=given, listeners=watching)
-    if reason in _DONE and study.spec.confirm.after_search:
+    if reason in _DONE and study.spec.confirm.after_search and study.history().completed:
         reason = _confirm_chosen(study, bound, mode=mode)
     return reason
 

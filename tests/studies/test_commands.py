@@ -9,6 +9,7 @@ import torch
 
 import autopeft
 from autopeft import cli
+from autopeft.errors import DivergedError
 from tests.models import tokenizer
 from tests.studies.projects import make_project, study_data, write_study
 
@@ -68,6 +69,29 @@ def test_front_json_is_as_the_contract_says(
     assert front["front"]
     assert set(front["front"][0]) == {"trial", "values", "configuration"}
     assert set(front["reference"]) == {"accuracy", "parameters", "memory"}
+
+
+def test_a_search_of_which_every_trial_fails_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_project(tmp_path)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("AUTOPEFT_CACHE", str(folder / "cache"))
+    write_study(folder, search__trials=2, search__engine="random")
+    monkeypatch.setattr("autopeft.trainers.loop.train", _diverge)
+    monkeypatch.setattr("sys.argv", ["autopeft", "search", "study.yaml"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    shown = capsys.readouterr()
+    assert caught.value.code == 1
+    assert "No trial has completed yet" in shown.out
+    assert "error: study tiny: none of its 2 trials has completed (2 diverged)" in shown.err
+    assert "hint: `autopeft trials tiny` says why each of them failed" in shown.err
+    assert "the front is not confirmed" not in shown.err
+
+
+def _diverge(run: object) -> object:
+    raise DivergedError("the training loss became nan in epoch 1")
 
 
 def test_a_study_is_found_by_its_file_too(

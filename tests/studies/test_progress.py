@@ -59,6 +59,21 @@ def test_a_log_has_a_line_for_each_finished_trial() -> None:
     assert lines[-1].startswith(f"study rte: finished; 8 trials, {len(front_of(TOLD))} on the front, ")
 
 
+@pytest.mark.parametrize("mode", list(ProgressMode))
+def test_trainings_of_a_confirmation_have_no_front(mode: ProgressMode) -> None:
+    opened, *rest = events()
+    assert isinstance(opened, StudyOpened)
+    text = shown(mode, [replace(opened, competing=False), *rest])
+    assert "[front]" not in text
+    assert "on the front" not in text
+    if mode is ProgressMode.LINES:
+        assert text.splitlines()[0] == "study rte: 8 trainings"
+        assert text.splitlines()[1].startswith("[1/8] training 0: accuracy 0.")
+        assert text.splitlines()[-1].startswith("study rte: finished; 8 trainings, ")
+    if mode is ProgressMode.JSON:
+        assert {tuple(row.get("front", ())) for row in map(json.loads, text.splitlines())} == {()}
+
+
 def test_a_stopped_trial_says_why() -> None:
     one = stopped(TOLD.trials[0])
     lines = shown(ProgressMode.LINES, [*events()[:1], TrialFinished(trial=one)]).splitlines()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autopeft.errors import ModelError, SpecError, StorageError
+from autopeft.errors import ExecutorError, ModelError, SpecError, StorageError
 from autopeft.search.trial import FailureKind, TrialState
 from autopeft.studies.drive import drive
 from autopeft.studies.events import Noted, StopReason, StudyEvent, TrialFinished, TrialStarted
@@ -23,7 +23,7 @@ from tests.studies.support import (
 )
 
 pytest.importorskip("ray")
-from autopeft.studies import tune
+from autopeft.studies import ray_session, tune
 
 SPACE = small_space()
 
@@ -34,7 +34,7 @@ def _session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MORTAL", str(tmp_path_factory.mktemp("mortal")))
         patch.setenv("ECHO_SECONDS", "0.02")
-        with tune.ray_session(Resources(max_jobs=2)):
+        with ray_session.ray_session(Resources(max_jobs=2)):
             yield
 
 
@@ -109,7 +109,7 @@ def test_a_bug_in_the_searcher_is_raised_as_what_it_is(tmp_path: Path) -> None:
 def test_the_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "1")
     before = dict(os.environ)
-    with tune._environment():
+    with ray_session._environment():
         assert os.environ["RAY_CHDIR_TO_TRIAL_DIR"] == "0"
         assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
         os.environ["RAY_AUTH_MODE"] = "token"  # as Ray does
@@ -121,7 +121,7 @@ def test_folders_of_dead_drivers_are_removed(tmp_path: Path) -> None:
     other = tmp_path / "autopeft-ray-notes-x"
     for path in (dead, mine, other):
         path.mkdir()
-    tune._clear_leftovers(tmp_path)
+    ray_session._clear_leftovers(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([mine, other])
 
 
@@ -165,12 +165,36 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: py
     def refuse(**_: object) -> None:
         raise ConnectionError("nobody there")
 
-    monkeypatch.setattr(tune.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(tune.ray, "init", refuse)
+    monkeypatch.setattr(ray_session.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_session.ray, "init", refuse)
     study = open_study(tmp_path)
     with pytest.raises(SpecError, match=r"no Ray cluster answers at '10\.0\.0\.1:6379'.*ray start --head"):
         drive(study, plan(), Resources(address="10.0.0.1:6379"))
     assert study.storage.studies() == ()
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_ray_is_started_again_where_the_machine_is_too_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    begun = list[int]()
+
+    def slow(**_: object) -> None:
+        begun.append(1)
+        if len(begun) <= failures:
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray_session.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_session.ray, "init", slow)
+    monkeypatch.setattr(tune.TuneExecutor, "_run", lambda *_: None)
+    study = open_study(tmp_path)
+    if failures < 3:
+        drive(study, plan(), Resources())
+    else:
+        with pytest.raises(ExecutorError, match="did not start on this machine, 3 times: The current node timed out"):
+            drive(study, plan(), Resources())
+    assert len(begun) == 3
+    assert len(study.storage.studies()) == 1
 
 
 @pytest.mark.parametrize(
