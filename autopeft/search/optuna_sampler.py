@@ -11,6 +11,7 @@ expected hypervolume improvement is then exact. Failed trials are learned from.
 
 from collections.abc import Mapping, Sequence
 from typing import Any, final
+from zlib import crc32
 
 import numpy as np
 from optuna.distributions import BaseDistribution
@@ -66,13 +67,11 @@ class AutoPeftSampler(BaseSampler):
     ) -> None:
         if n_startup_trials < 1:
             raise SpecError(f"n_startup_trials: got {n_startup_trials}; 1 or more", hint="10 suits most")
-        self._independent = RandomSampler(seed=seed)
         self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self._startup, self._known, self._admits = n_startup_trials, dict(known or {}), admits
         self._common = IntersectionSearchSpace()
 
     def reseed_rng(self) -> None:
-        self._independent.reseed_rng()
         self._seed = int(np.random.SeedSequence().generate_state(1)[0])
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -100,7 +99,10 @@ class AutoPeftSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+        # Optuna's RandomSampler(seed) would draw the first trials' values again in a study that is resumed.
+        own = np.random.SeedSequence([self._seed, trial.number, crc32(param_name.encode())])
+        drawn = RandomSampler(seed=int(own.generate_state(1)[0]))
+        return drawn.sample_independent(study, trial, param_name, param_distribution)
 
     def _check(self, study: Study) -> None:
         wrong = [place for place in self._known if not 0 <= place < len(study.directions)]
