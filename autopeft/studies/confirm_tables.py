@@ -143,7 +143,11 @@ def _cells(found: Confirmation, arm: Arm, lora: Arm | None, marks: Mapping[int, 
 
 def _over(found: Confirmation, arm: Arm, baseline: Arm) -> str:
     difference = None if baseline is arm else found.difference(arm, baseline)
-    return "-" if difference is None else f"{difference.mean:+.4f}, {100 * difference.chance:.0f} %"
+    if difference is None:
+        return "-"
+    chance = 100 * difference.chance
+    share = "<1" if chance < 0.5 else ">99" if chance >= 99.5 else f"{chance:.0f}"
+    return f"{difference.mean:+.4f}, {share} %"
 
 
 def confirm_json(found: Confirmation) -> dict[str, object]:

@@ -59,7 +59,8 @@ def insight_sections(report: StudyReport) -> str:
         _confirmation_section(report.confirmation, report.shape),
         _sensitivity_section(report.sensitivity),
         _use_section(layer_use(report.front, n_layers), n_layers, len(report.front)),
-        _marginal_sections(report.sensitivity),
+        _part_section(report.sensitivity),
+        _value_section(report.sensitivity),
         _layers_section(report.layers, report.shape.n_layers),
     ]
     return "".join(parts)
@@ -88,9 +89,20 @@ def _confirmation_section(found: Confirmation | None, shape: ModelShape) -> str:
         note = "Nothing is confirmed yet: these are scores of single runs on the rows that the search chose by."
         return _section("Confirmation", note, "")
     heads, rows, chosen = confirm_rows(found, shape=shape)
-    says = "".join(f"<li>{escape(line.strip())}</li>" for line in sentences(found))
     note = "Trained again from new seeds and scored on rows the search never saw; how, is in docs/confirm.md."
-    return _section("Confirmation", note, f"{_table(heads, rows, bold=chosen)}<ul>{says}</ul>")
+    return _section("Confirmation", note, _table(heads, rows, bold=chosen) + _list(sentences(found)))
+
+
+def _list(lines: Sequence[str]) -> str:
+    """A list; lines that are indented are a list below the one before them."""
+    text = ""
+    for at, line in enumerate(lines):
+        inner = line.startswith(" ")
+        before, after = (at + step in range(len(lines)) and lines[at + step].startswith(" ") for step in (-1, 1))
+        opened = "<ul>" if inner and not before else ""
+        text += f"{opened}<li>{escape(line.strip())}"
+        text += ("</li>" if after else "</li></ul></li>") if inner else ("" if after else "</li>")
+    return f"<ul>{text}</ul>"
 
 
 def _sensitivity_section(found: Sensitivity | None) -> str:
@@ -163,16 +175,16 @@ def _layer_row(
     return f"<tr><td>{escape(name)}</td>{cells}</tr>"
 
 
-def _marginal_sections(found: Sensitivity | None) -> str:
+def _part_section(found: Sensitivity | None) -> str:
+    """Mean metric by value of what a space has for every layer, group or target."""
     if found is None:
         return ""
-    low, high = _span(found)
     body = ""
     for name, parts in by_part(found).items():
         labels = list(dict.fromkeys(group.label for effect in parts.values() for group in effect.groups))
         rows = "".join(
             f"<tr><td>{escape(label)}</td>"
-            + "".join(_marginal(effect, label, found, low=low, high=high) for effect in parts.values())
+            + "".join(_marginal(effect, label, found) for effect in parts.values())
             + "</tr>"
             for label in labels
         )
@@ -186,12 +198,32 @@ def _marginal_sections(found: Sensitivity | None) -> str:
     return _section("Values by layer", note, body)
 
 
+def _value_section(found: Sensitivity | None) -> str:
+    """Mean metric by value of the dimensions that a space has once, those that matter most first."""
+    if found is None:
+        return ""
+    parts = {effect.dimension for rows in by_part(found).values() for effect in rows.values()}
+    body = ""
+    for effect in found.effects:
+        if effect.dimension not in parts:
+            labels = [group.label for group in effect.groups]
+            cells = "".join(_marginal(effect, label, found) for label in labels)
+            body += f"<h3>{escape(effect.dimension)}</h3>" + _grid("", labels, f"<tr><td></td>{cells}</tr>")
+    if not body:
+        return ""
+    note = (
+        f"Mean {found.objective.name} over the space with one dimension at one value or in one range; darker is better."
+    )
+    return _section("Values by dimension", note, body)
+
+
 def _span(found: Sensitivity) -> tuple[float, float]:
     losses = [found.objective.to_loss(group.mean) for effect in found.effects for group in effect.groups]
     return min(losses), max(losses)
 
 
-def _marginal(effect: Effect, label: str, found: Sensitivity, *, low: float, high: float) -> str:
+def _marginal(effect: Effect, label: str, found: Sensitivity) -> str:
+    low, high = _span(found)
     group = next((group for group in effect.groups if group.label == label), None)
     if group is None:
         return "<td></td>"

@@ -110,6 +110,28 @@ def test_the_page_holds_everything_and_asks_nothing_of_any_network() -> None:
     assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", text)
 
 
+def test_verdicts_stand_below_the_point_they_are_about() -> None:
+    arms = [arm("front", first(), [0.8, 0.81, 0.82]), arm("lora", 1, [0.7, 0.71, 0.72]), arm("random", 2, [0.9] * 3)]
+    text = insight_sections(report(confirmation=confirmation(*arms)))
+    assert text.count("<ul>") == text.count("</ul>") == 2
+    assert text.count("<li>") == text.count("</li>")
+    assert re.search(r"after confirmation: [^<]*<ul><li>beats [^<]*</li><li>is worse [^<]*</li></ul></li>", text)
+    assert re.search(r", &gt;99 %<", text)
+
+
+def test_dimensions_without_layers_have_their_values_too() -> None:
+    groups = tuple(Group(label=label, mean=mean, share=0.5) for label, mean in (("1e-3", 0.6), ("0.01", 0.8)))
+    found = report().sensitivity
+    assert found is not None
+    rate = Effect(dimension="learning_rate", index=0.5, groups=groups)
+    text = insight_sections(report(sensitivity=replace(found, effects=(rate, *found.effects))))
+    section = text[text.index("<h2>Values by dimension</h2>") :]
+    assert "<h3>learning_rate</h3>" in section
+    assert 'title="50 % of the space">0.8000</td>' in section
+    assert "lora.rank[0]" not in section
+    assert "Values by dimension" not in insight_sections(report())
+
+
 def test_what_is_not_known_yet_is_said() -> None:
     text = insight_sections(report(confirmation=None, sensitivity=None))
     assert "Nothing is confirmed yet" in text
