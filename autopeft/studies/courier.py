@@ -17,7 +17,7 @@ from autopeft.objectives.front import Front
 from autopeft.search.trial import History
 from autopeft.studies.charts import Confirmed, front_page
 from autopeft.studies.mirror import RefusedError
-from autopeft.studies.notes import StudyInfo, base_parameters, front_markdown
+from autopeft.studies.notes import REPORT_KEY, StudyInfo, base_parameters, front_markdown
 from autopeft.studies.outbox import KnownRun, Note, Outbox
 from autopeft.studies.plots import front_picture
 from autopeft.studies.saved_view import VIEW_TAG, knows, view_value
@@ -77,6 +77,8 @@ class MlflowCourier:
                 self._log(self._parent(), content)
             elif note.key == "state":
                 self._set_status(self._parent(), content, seconds=None)
+            elif note.key == REPORT_KEY:
+                self._connected().log_text(self._parent().run_id, str(content["page"]), "report.html")
             elif note.key.startswith("curve/"):
                 self._log_curve(content)
             elif note.key.startswith("system/"):

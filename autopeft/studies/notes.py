@@ -79,6 +79,14 @@ def trial_name(number: int) -> str:
     return f"trial-{number:03d}"
 
 
+REPORT_KEY = "report"
+
+
+def report_note(page: str) -> tuple[str, dict[str, object]]:
+    """The page of the study, as `autopeft report` writes it."""
+    return REPORT_KEY, {"page": page}
+
+
 def study_note(info: StudyInfo) -> Json:
     """Parameters and tags of the parent run."""
     facts: dict[str, Scalar] = {

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autopeft.errors import AutoPeftError, TrackingError
 from autopeft.spaces.model_shape import ModelShape
@@ -16,8 +17,12 @@ from autopeft.studies.load import load_spec, spec_from_mapping
 from autopeft.studies.notes import StudyInfo
 from autopeft.studies.outbox import outbox_path
 from autopeft.studies.progress import ProgressMode, ProgressReporter, choose_mode
+from autopeft.studies.report import report_page
 from autopeft.studies.spec import RunSpec, StudySpec
 from autopeft.studies.study import DEFAULT_STORAGE, Given, Study
+
+if TYPE_CHECKING:
+    from autopeft.studies.tracking import MlflowMirror
 
 _DONE = (StopReason.BUDGET, StopReason.EXHAUSTED)
 MIRROR_SECONDS = 30.0
@@ -70,9 +75,12 @@ def run_session(
     with ExitStack() as stack:
         stack.callback(reporter.close)
         watching: list[Listener] = [reporter.on_event, *listeners]
-        if study.spec.mlflow is not None:
-            watching.append(_mirrored(study, bound, reporter, stack))
+        mirror = None if study.spec.mlflow is None else _mirrored(study, bound, reporter, stack)
+        if mirror is not None:
+            watching.append(mirror.on_event)
         reason = study.run(bound=bound, given=given, listeners=watching)
+        if mirror is not None and study.history().completed:
+            mirror.report(report_page(study.report()))
     if reason in _DONE and study.spec.confirm.after_search and study.history().completed:
         reason = _confirm_chosen(study, bound, mode=mode)
     return reason
@@ -116,13 +124,14 @@ def _mirror_confirmed(study: Study, bound: BoundStudy, reporter: ProgressReporte
         return
     info, outbox = study_info(study.spec, bound.space.shape), outbox_path(study.storage, folder=Path())
     try:
-        sync(study.spec.mlflow, info, front.history, outbox=outbox, confirmed=front.confirmed)
+        page = report_page(study.report())
+        sync(study.spec.mlflow, info, front.history, outbox=outbox, confirmed=front.confirmed, page=page)
     except TrackingError as error:
         reporter.on_event(Noted(message=f"the confirmation is not in MLflow: {error.message}; {error.hint}"))
 
 
-def _mirrored(study: Study, bound: BoundStudy, reporter: ProgressReporter, stack: ExitStack) -> Listener:
-    """A listener that mirrors to MLflow; what waits at the end is sent, or said to wait, when `stack` closes."""
+def _mirrored(study: Study, bound: BoundStudy, reporter: ProgressReporter, stack: ExitStack) -> "MlflowMirror":
+    """A mirror in MLflow; what waits at the end is sent, or said to wait, when `stack` closes."""
     from autopeft.studies.tracking import MlflowMirror
 
     def say(message: str) -> None:
@@ -143,7 +152,7 @@ def _mirrored(study: Study, bound: BoundStudy, reporter: ProgressReporter, stack
             say(f"{left} notes wait for the tracking server; `autopeft sync {study.name}` sends them")
 
     stack.callback(close)
-    return mirror.on_event
+    return mirror
 
 
 def study_info(spec: StudySpec, shape: ModelShape) -> StudyInfo:

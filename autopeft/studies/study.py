@@ -239,6 +239,7 @@ class Study:
         from autopeft.studies.insight import study_sensitivity
         from autopeft.studies.layer_prior import stored_layers
         from autopeft.studies.report import StudyReport
+        from autopeft.studies.tracking_settings import public_uri
 
         with StudyStorage.open(self.storage) as storage:
             stored = storage.study(self.name)
@@ -249,7 +250,7 @@ class Study:
             front=front.front,
             history=front.history,
             shape=self.shape(),
-            spec=spec.to_mapping(),
+            spec=spec.to_mapping() | {"tracking": {"mlflow": spec.mlflow and public_uri(spec.mlflow)}},
             confirmed=front.confirmed,
             confirmation=self.confirmation(),
             layers=layers,

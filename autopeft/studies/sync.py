@@ -9,6 +9,7 @@ from autopeft.objectives.front import FrontPoint
 from autopeft.studies.load import load_spec
 from autopeft.studies.outbox import outbox_path
 from autopeft.studies.registry import Registered, alias_of, find_registered, register
+from autopeft.studies.report import report_page
 from autopeft.studies.session import study_info
 from autopeft.studies.study import Study
 from autopeft.studies.tracking import SyncCounts
@@ -43,8 +44,15 @@ def sync_study(study: Study) -> SyncCounts:
     driven = study.is_running()  # Before its trials are read: what ends in between is told by its driver.
     info = study_info(study.spec, study.shape())
     front = study.front()
+    page = None if driven else report_page(study.report())
     return mirror(
-        study.spec.mlflow, info, front.history, outbox=_outbox(study), driven=driven, confirmed=front.confirmed
+        study.spec.mlflow,
+        info,
+        front.history,
+        outbox=_outbox(study),
+        driven=driven,
+        confirmed=front.confirmed,
+        page=page,
     )
 
 

@@ -19,7 +19,7 @@ from autopeft.studies.courier import MlflowCourier, translated
 from autopeft.studies.events import StudyEvent
 from autopeft.studies.gpu_metrics import GpuSampler, wanted
 from autopeft.studies.mirror import Mirror
-from autopeft.studies.notes import StudyInfo
+from autopeft.studies.notes import StudyInfo, report_note
 from autopeft.studies.outbox import Outbox
 from autopeft.studies.tracking_settings import (
     apply_environment,
@@ -86,6 +86,10 @@ class MlflowMirror:
         """Take note of an event of the study; about a millisecond."""
         self._mirror.on_event(event)
 
+    def report(self, page: str) -> None:
+        """Take note of the page of the study."""
+        self._mirror.tell(*report_note(page))
+
     def close(self, timeout: float = 30.0) -> int:
         """Send what waits, for at most `timeout` seconds; returns how many notes still wait (for `autopeft sync`)."""
         if self._sampler is not None:
@@ -103,6 +107,7 @@ def sync(
     outbox: Path,
     driven: bool = False,
     confirmed: Confirmed = MappingProxyType({}),
+    page: str | None = None,
 ) -> SyncCounts:
     """Make the server hold what `history` holds. Doing it twice changes nothing; runs deleted there are made again.
 
@@ -113,6 +118,7 @@ def sync(
         outbox: The outbox file (`outbox.outbox_path`).
         driven: Another process runs the study now; what is unfinished is left to it.
         confirmed: Scores of further seeds, by trial.
+        page: The page of the study; None leaves the one that is there.
 
     Raises:
         SpecError: `uri` is nothing MLflow keeps runs in.
@@ -129,6 +135,8 @@ def sync(
             queued = mirror.restate(history, driven=driven)
             if not driven:
                 mirror.settle_state(history)
+            if page is not None:
+                mirror.tell(*report_note(page))
             mirror.flush()
         finally:
             box.close()

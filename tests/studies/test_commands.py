@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import autopeft
 from autopeft import cli
 from autopeft.errors import DivergedError
+from autopeft.studies.report import report_page
 from tests.models import tokenizer
 from tests.studies.projects import make_project, study_data, write_study
 
@@ -92,6 +94,15 @@ def test_a_search_of_which_every_trial_fails_has_failed(
 
 def _diverge(run: object) -> object:
     raise DivergedError("the training loss became nan in epoch 1")
+
+
+def test_the_page_of_a_search_is_in_mlflow_too_and_tells_no_password(folder: Path) -> None:
+    (page,) = folder.glob("mlartifacts/*/*/artifacts/report.html")
+    study = autopeft.Study.open("tiny")
+    assert page.read_text("utf-8") == report_page(study.report())
+    study.spec = replace(study.spec, mlflow="postgresql://me:hush@host/runs")
+    assert "postgresql://host/runs" in report_page(study.report())
+    assert "hush" not in report_page(study.report())
 
 
 def test_a_study_is_found_by_its_file_too(

@@ -100,6 +100,17 @@ def test_what_was_confirmed_is_on_its_run_and_in_the_front(uri: str, tmp_path: P
     assert sync(uri, INFO, told, outbox=outbox, confirmed={1: {"seeds": 3, "accuracy": score}}).sent == 0
 
 
+def test_the_page_of_a_study_is_an_artifact(uri: str, tmp_path: Path) -> None:
+    told, outbox = history(3), tmp_path / "o.db"
+    mirrored(uri, told, outbox)
+    assert sync(uri, INFO, told, outbox=outbox, page="<p>first</p>").sent == 1
+    assert sync(uri, INFO, told, outbox=outbox, page="<p>first</p>").sent == 0
+    assert sync(uri, INFO, told, outbox=outbox).sent == 0
+    assert sync(uri, INFO, told, outbox=outbox, page="<p>second</p>").sent == 1
+    place = f"runs:/{runs_of(uri)['rte'].info.run_id}/report.html"
+    assert Path(mlflow.artifacts.download_artifacts(place, tracking_uri=uri)).read_text("utf-8") == "<p>second</p>"
+
+
 def test_a_study_becomes_a_parent_run_and_a_child_for_each_trial(uri: str, tmp_path: Path) -> None:
     told = history(12)
     assert mirrored(uri, told, tmp_path / "o.db") == 0
