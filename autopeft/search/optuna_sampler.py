@@ -44,7 +44,8 @@ class AutoPeftSampler(BaseSampler):
     Constraints that trials set (`optuna.Trial.set_constraint`) are learned from every trial that set them, and so is
     failing: what is proposed has the largest expected improvement times the chance that it keeps the constraints and
     does not fail. Constraints that can be computed beforehand belong in `admits` instead. Nothing that failed, was
-    pruned or completed is proposed again; of what a pruned trial reported only its constraints are used.
+    pruned or completed is proposed again. A pruned trial of a study with one objective counts at its last reported
+    value and what completed trials gained from that step to their end on average.
 
     Args:
         seed: None draws one.
@@ -136,6 +137,7 @@ class AutoPeftSampler(BaseSampler):
             known=self._known,
             directions=[_DIRECTIONS[direction] for direction in study.directions],
             seed=self._seed,
+            stopped={} if self._known else _stopped(space, completed, others),
         ).fantasise(pending)
         kept = np.array([*map(feasible, completed), *(feasibility.chance(features) >= 0.5)], dtype=np.bool_)
         losses, feasibility = belief.losses[kept], feasibility.fantasise(features)
@@ -156,3 +158,21 @@ class AutoPeftSampler(BaseSampler):
 def _has(trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]) -> bool:
     """Whether a trial has all parameters of `search_space`, with the same ranges."""
     return all(trial.distributions.get(name) == one for name, one in search_space.items())
+
+
+def _stopped(
+    space: ParameterSpace, completed: Sequence[FrozenTrial], others: Sequence[FrozenTrial]
+) -> dict[Point, float]:
+    """Pruned trials that reported, and the values they are expected to have ended at (as in `observations.outcomes`).
+
+    Only studies with one objective can report. One whose last step no completed trial reported tells nothing.
+    """
+    found: dict[Point, float] = {}
+    for one in others:
+        if one.state is TrialState.PRUNED and one.intermediate_values:
+            step, last = max(one.intermediate_values.items())
+            ends = [(end.values[0], end.intermediate_values.get(step, np.nan)) for end in completed]
+            gains = [end - then for end, then in ends if np.isfinite(then)]
+            if gains and np.isfinite(last):
+                found[space.point(one.params)] = last + float(np.mean(gains))
+    return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, final
 
 import numpy as np
@@ -46,8 +47,12 @@ class ParameterBelief:
         known: Mapping[int, Known],
         directions: Sequence[Direction],
         seed: int,
+        stopped: Mapping[Point, float] = MappingProxyType({}),
     ) -> "ParameterBelief":
         """The belief after `points` had `values` `[n, u + k]`, finite, in the study's order.
+
+        Of a study with one objective, uncertain, it also learns from points that were `stopped` early, with the values
+        that are expected of them; they are no part of the front.
 
         Raises:
             SurrogateError: A process could not be fitted.
@@ -56,10 +61,15 @@ class ParameterBelief:
         order = sorted(range(len(objectives)), key=lambda at: at in known)
         measured = np.column_stack([_losses(objectives[at], values[:, at]) for at in order])
         origin = measured.min(axis=0)
-        x, u = space.features(points), len(order) - len(known)
+        u = len(order) - len(known)
+        x = space.features([*points, *stopped])
+        learned = measured
+        if stopped:
+            expected = _losses(objectives[0], np.array([*stopped.values()]))
+            learned = np.vstack([measured, expected[:, None]])
         belief = cls(
             space=space,
-            processes=tuple(fit(x, measured[:, at], seed=seed) for at in range(u)),
+            processes=tuple(fit(x, learned[:, at], seed=seed) for at in range(u)),
             known=tuple(_loss(objectives[at], known[at]) for at in order[u:]),
             origin=origin,
             scale=reference_point(measured, [objectives[at] for at in order]) - origin,

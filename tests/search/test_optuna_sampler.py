@@ -9,6 +9,7 @@ from autopeft.errors import SpecError
 from autopeft.objectives.hypervolume import hypervolume
 from autopeft.search.optuna_log import quiet_optuna
 from autopeft.search.optuna_sampler import AutoPeftSampler
+from autopeft.search.parameter_belief import ParameterBelief
 
 BOTH = ("maximize", "minimize")
 
@@ -152,6 +153,34 @@ def test_pruned_and_failed_trials_tell_of_constraints_and_are_not_proposed_again
     assert study.best_value == 20
     chosen = [one.params["x"] for one in study.trials[8:]]
     assert len(chosen) == len(set(chosen))
+
+
+def test_pruned_trials_count_at_their_expected_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[dict[tuple[object, ...], float]] = []
+    plain = ParameterBelief.of
+
+    def kept(*arguments: object, **named: object) -> ParameterBelief:
+        taken.append(dict(named["stopped"]))
+        return plain(*arguments, **named)
+
+    monkeypatch.setattr(ParameterBelief, "of", kept)
+
+    def falling(trial: optuna.Trial) -> float:
+        x = trial.suggest_int("x", 0, 40)
+        trial.report(float(x + 3), 1)
+        if trial.number == 5:
+            raise optuna.TrialPruned
+        trial.report(float(x + 1), 7)
+        if trial.number == 6:
+            trial.report(99.0, 8)
+            raise optuna.TrialPruned
+        return float(x)
+
+    with quiet_optuna():
+        study = optuna.create_study(direction="minimize", sampler=AutoPeftSampler(seed=0, n_startup_trials=5))
+        study.optimize(falling, n_trials=9)
+    pruned = study.trials[5].params["x"]
+    assert taken[-1] == {(pruned,): pytest.approx(pruned)}, "no completed trial reported step 8"
 
 
 def test_where_trials_fail_fewer_are_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
