@@ -188,6 +188,8 @@ class Mirror:
             self._wake.wait(timeout=self._pause(wait))
             self._wake.clear()
             closing = self._closing.is_set()
+            if closing and not self._version and not self._outbox.count():
+                return  # A study that was refused before it began leaves nothing on the server either.
             try:
                 self._connect()
                 self._derive(at_once=closing)

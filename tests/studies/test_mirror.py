@@ -108,6 +108,15 @@ def test_closing_sends_all_there_is_and_says_how_much_is_left(postman: Postman, 
     assert postman.fronts >= 1
 
 
+def test_a_study_that_never_began_leaves_nothing_on_the_server(postman: Postman, box: Outbox) -> None:
+    connected: list[int] = []
+    postman.connect = lambda: bool(connected.append(1))  # type: ignore[method-assign]  # a spy
+    mirror = Mirror(postman, box, info=INFO, notify=print)
+    mirror.start()
+    assert mirror.close(5.0) == 0
+    assert not connected
+
+
 def test_closing_with_the_server_away_is_quick_and_keeps_the_notes(postman: Postman, box: Outbox) -> None:
     postman.away = True
     mirror = Mirror(postman, box, info=INFO, notify=lambda _: None)
