@@ -12,17 +12,19 @@ from synthetic_problem import NOISE, REFERENCE, Truth, bound_space, trial_of, tr
 from autopeft.objectives.hypervolume import hypervolume
 from autopeft.objectives.measurement import Measurement
 from autopeft.objectives.objective import Objective, resolve_objectives
+from autopeft.search.bayesian import BayesianSearcher
 from autopeft.search.belief import ordered
 from autopeft.search.past_study import PastStudy
 from autopeft.search.schedulers import Fidelity, make_scheduler
 from autopeft.search.searcher import AbstractSearcher, SearchProblem
-from autopeft.search.table import SEARCHERS, make_searcher
+from autopeft.search.table import make_searcher
 from autopeft.search.trial import History
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
 
-RECIPE, RUNGS, WARM, RANDOM = "recipe", "bayesian+rungs", "bayesian+warm", "random"
-ENGINES = (RANDOM, "sobol", "nsga2", "tpe", "gp", "bayesian", RUNGS, WARM, RECIPE)
+RECIPE, RANDOM, BAYESIAN = "recipe", "random", "bayesian"
+RUNGS, WARM, NEAREST = "bayesian+rungs", "bayesian+warm", "bayesian+nearest"
+ENGINES = (RANDOM, "sobol", "nsga2", "tpe", "gp", BAYESIAN, RUNGS, WARM, NEAREST, RECIPE)
 FIDELITY = Fidelity(reduction=3, minimum=1)
 N_SOURCE = 60
 """Trials of the study of the other task that a warm search begins from."""
@@ -33,9 +35,10 @@ SLOW = ("gp", RECIPE)
 class World(Protocol):
     """A problem that searches are run on, each from its seed."""
 
-    space: SearchSpace
-    objectives: tuple[Objective, ...]
-
+    @property
+    def space(self) -> SearchSpace: ...
+    @property
+    def objectives(self) -> tuple[Objective, ...]: ...
     @property
     def epochs(self) -> int: ...
     def answers(self, seed: int) -> Answers: ...
@@ -70,7 +73,9 @@ class Timed(AbstractSearcher):
 def replayed(engine: str, problem: Problem, *, seed: int, n_trials: int, source: Problem | None = None) -> Outcome:
     """A search of `n_trials` on a task of a table; `random` goes on until the table is used up.
 
-    With rungs three times as many trials are begun, most of which end at the first rung.
+    With rungs three times as many trials are begun, most of which end at the first rung. `bayesian` (with rungs and
+    warm too) and `recipe` choose among the rows that are left; what the others ask for, `NEAREST` among them, is
+    answered by the nearest one.
 
     Args:
         engine: One of `ENGINES`.
@@ -92,8 +97,10 @@ def replayed(engine: str, problem: Problem, *, seed: int, n_trials: int, source:
     )
     if engine == RECIPE:
         searcher = recipe(asked, lambda history: answers.left)
+    elif engine in (BAYESIAN, RUNGS, WARM):
+        searcher = BayesianSearcher(asked, among=lambda history: answers.left)
     else:
-        searcher = make_searcher("bayesian" if engine in (RUNGS, WARM) else engine, asked)
+        searcher = make_searcher(BAYESIAN if engine == NEAREST else engine, asked)
     return _run(searcher, problem, answers, problem.volume, n_trials=n, rungs=engine == RUNGS)
 
 
@@ -178,6 +185,3 @@ def _run(
     scheduler = make_scheduler(FIDELITY if rungs else None, world.objectives, epochs=world.epochs)
     steps = search(timed, scheduler, answers, world.space, n_trials=n_trials)
     return Outcome(curves=curves(steps, volume), seconds=timed.seconds / max(1, timed.asked))
-
-
-__all__ = ["ENGINES", "RANDOM", "RECIPE", "RUNGS", "SEARCHERS", "SLOW", "WARM", "Outcome", "Synthetic", "replayed"]

@@ -1,17 +1,18 @@
 """A search replayed on measured trainings: what an engine asks for is answered by a row of the table.
 
-**The answer.** A configuration that is asked for is answered by the nearest one that the table has and that this search
-has not used: the smallest sum of absolute differences over the space's dimensions in [0, 1] (`SearchSpace.encode`: a
-layer's bit counts 1, sizes by their level, absent below the smallest, the learning rate by its logarithm); of equally
-near ones the first drawn. The history tells the engine the configuration of that row, its exact parameters and what was
-measured of it, so that every value an engine sees is of a real training of what the engine is told was trained. What
-an engine sees is one seed's training, drawn by the search's seed; what is counted is the mean over the seeds there are.
+**The answer.** Engines that can look at given configurations choose among the rows that this search has not used. What
+others ask for is answered by the nearest of these: the smallest sum of absolute differences over the space's dimensions
+in [0, 1] (`SearchSpace.encode`: a layer's bit counts 1, sizes by their level, absent below the smallest, the learning
+rate by its logarithm); of equally near ones the first drawn. The history tells the engine the configuration of that
+row, its exact parameters and what was measured of it, so that every value an engine sees is of a real training of what
+the engine is told was trained. What an engine sees is one seed's training, drawn by the search's seed; what is counted
+is the mean over the seeds there are.
 
-**Whom this favours.** All engines are answered alike, and the table is all there is: nobody reaches what is not in it.
-Coarse answers take the edge off engines that choose exactly (two proposals that differ in one size may be answered by
-rows that differ in three), and help those that choose coarsely. `random` does not ask: it draws rows uniformly, which
-is what uniform draws of the space would be answered by if the table were dense. Its curve reaches the volume of the
-whole table when the table is used up, so that a small table flatters every engine late in a search.
+**Whom this favours.** The table is all there is: nobody reaches what is not in it. Engines that are answered by the
+nearest row get something else than they chose (two proposals that differ in one size may be answered by rows that
+differ in three), which takes the edge off exact choices and helps coarse ones. `random` does not ask: it draws rows
+uniformly, which is what uniform draws of the space would be answered by if the table were dense. Its curve reaches the
+volume of the whole table when the table is used up, so that a small table flatters every engine late in a search.
 
 **Cost** is counted in epochs trained; every epoch of a task has the same tokens.
 """

@@ -8,7 +8,8 @@ All tasks of the table and the made-up problems, unless `--problem` names one of
 `trained_table.py` makes the table; `replay.py` says how a search is answered by it, what is counted and whom that
 favours. Volumes are shares of that of the whole table, whose reference point is the one a study with all of it would
 have. Beside the engines of a study file stand `bayesian+rungs` (successive halving by three from the first epoch),
-`bayesian+warm` (begun from 60 uniform trials of the next task) and `recipe` (`recipe.py`, the original AutoPEFT's).
+`bayesian+warm` (begun from 60 uniform trials of the next task), `bayesian+nearest` (which does not know what rows there
+are) and `recipe` (`recipe.py`, the original AutoPEFT's). `random` gets ten times as many seeds, which cost nothing.
 With `--problem synthetic` the engines search made-up problems without epochs (`synthetic_problem.py`); volumes are
 absolute there, and 95 % are of what half of the random searches have at their end.
 
@@ -29,12 +30,13 @@ from typing import Any
 import numpy as np
 import torch
 from common import RESULTS, ROOT, write_rows
-from engines import ENGINES, RANDOM, RECIPE, SEARCHERS, SLOW, WARM, Outcome, Synthetic, replayed
+from engines import ENGINES, RANDOM, RECIPE, SLOW, WARM, Outcome, Synthetic, replayed
 from measured_table import MeasuredTable
 from replay import Problem
 
 from autopeft.objectives.pareto import Array
 from autopeft.search.surrogate import one_thread
+from autopeft.search.table import SEARCHERS
 
 SHARES = (0.9, 0.95, 0.99)
 """Of the table's volume."""
@@ -132,7 +134,7 @@ def fits(engine: str, task: str) -> bool:
 
 
 def searched(engine: str, run: Run, options: argparse.Namespace) -> list[Outcome]:
-    seeds = options.slow_seeds if engine in SLOW else options.seeds
+    seeds = options.slow_seeds if engine in SLOW else options.seeds * (10 if engine == RANDOM else 1)
     found: list[Outcome] = []
     for seed in range(seeds):
         found.append(run(engine, seed))

@@ -1,14 +1,17 @@
 """Bayesian search: a Gaussian process for the task metric, known costs as they are, closed-form improvement."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from functools import cached_property
 from typing import final
 
 import numpy as np
 
 from autopeft.search.belief import Belief, undisputed
 from autopeft.search.candidates import best_candidate
-from autopeft.search.initial_design import design_size, initial_design
+from autopeft.search.dearest import dearest
+from autopeft.search.initial_design import POOL, design_size, initial_design
 from autopeft.search.searcher import AbstractSearcher, SearchProblem
 from autopeft.search.source_model import SourceModel, source_models
 from autopeft.search.surrogate import SurrogateError, one_thread
@@ -18,27 +21,37 @@ from autopeft.spaces.configuration import Configuration
 
 _LOG = logging.getLogger(__name__)
 
+Among = Callable[[History], Sequence[Configuration]]
+"""The configurations that there are to choose from after a history."""
+
 
 @final
 class BayesianSearcher(AbstractSearcher):
     """An initial design, then the configurations of largest expected hypervolume improvement.
 
     Several at once are chosen one after another, each as if those before it (and all running trials) had come out
-    as expected. Where no surrogate can be fitted the draw is uniform, and the log says why.
+    as expected. Where no surrogate can be fitted the design goes on, and the log says why.
+
+    Args:
+        problem: What is searched.
+        among: After a history, the configurations that may still be proposed, where not the whole space is there to
+            choose from; every one of them is looked at. None for the space.
     """
 
-    def __init__(self, problem: SearchProblem) -> None:
-        self._problem = problem
+    def __init__(self, problem: SearchProblem, among: Among | None = None) -> None:
+        self._problem, self._among = problem, among
         self._designs: dict[tuple[SourceModel, ...], tuple[Configuration, ...]] = {}
         self._sources: tuple[SourceModel, ...] | None = None
 
     def ask(self, history: History, n: int) -> Sequence[Configuration]:
         """What is left of the design, then model-based proposals; see `AbstractSearcher.ask`."""
         rng = np.random.default_rng([self._problem.seed, len(history)])
-        chosen = self._designed(history, n)
+        chosen = self._designed(history, min(n, max(0, design_size(self._problem) - len(history))))
         if len(chosen) < n:
             with one_thread():
                 chosen += self._modelled(history, chosen, n - len(chosen), rng=rng)
+        if len(chosen) < n:
+            chosen += self._designed(history, n - len(chosen), but=chosen)
         seen = history.ids | {one.id for one in chosen}
         return [*chosen, *draw_unseen(self._problem.space, rng, n - len(chosen), seen=seen)]
 
@@ -46,14 +59,19 @@ class BayesianSearcher(AbstractSearcher):
         """What is left of the design; where past studies lead it, trials may still show that they mislead."""
         return 0 if self._problem.past else max(0, design_size(self._problem) - len(history))
 
-    def _designed(self, history: History, n: int) -> list[Configuration]:
-        room = min(design_size(self._problem) - len(history), n)
-        if room <= 0:
+    def _designed(self, history: History, n: int, *, but: Sequence[Configuration] = ()) -> list[Configuration]:
+        """The next `n` of the design that were not tried and are none of `but`."""
+        if n <= 0:
             return []
         sources = undisputed(self._known(), self._problem, history)
         if sources not in self._designs:
-            self._designs[sources] = initial_design(self._problem, sources)
-        return [one for one in self._designs[sources] if one.id not in history.ids][:room]
+            among = self._among(History()) if self._among else None
+            self._designs[sources] = initial_design(self._problem, sources, size=POOL, among=among)
+        return [one for one in self._designs[sources] if one.id not in history.ids and one not in but][:n]
+
+    @cached_property
+    def _largest(self) -> Configuration | None:
+        return dearest(self._problem.space, seed=self._problem.seed)
 
     def _known(self) -> tuple[SourceModel, ...]:
         """Models of the past studies, fitted at the first call."""
@@ -68,16 +86,24 @@ class BayesianSearcher(AbstractSearcher):
         chosen: list[Configuration] = []
         excluded = {trial.configuration for trial in history} | set(pending)
         try:
-            belief = Belief.of(self._problem, history, sources=self._known()).fantasise(pending)
+            belief = Belief.of(self._problem, history, sources=self._known(), largest=self._largest)
+            belief = belief.fantasise(pending)
             while len(chosen) < n:
-                found = best_candidate(
-                    self._problem.space, belief.improvement(), parents=belief.front, excluded=excluded, rng=rng
-                )
+                found = self._best(belief, history, excluded, rng)
                 if found is None:
                     break
                 chosen.append(found)
                 excluded.add(found)
                 belief = belief.fantasise([found]) if len(chosen) < n else belief
         except SurrogateError as error:
-            _LOG.info("drawing uniformly: %s", error)
+            _LOG.info("going on with the first design: %s", error)
         return chosen
+
+    def _best(
+        self, belief: Belief, history: History, excluded: AbstractSet[Configuration], rng: np.random.Generator
+    ) -> Configuration | None:
+        score = belief.improvement()
+        if self._among is None:
+            return best_candidate(self._problem.space, score, parents=belief.front, excluded=excluded, rng=rng)
+        left = [one for one in self._among(history) if one not in excluded]
+        return left[int(np.argmax(score(left)))] if left else None

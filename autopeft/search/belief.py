@@ -10,7 +10,7 @@ from autopeft.objectives.objective import COSTS, Knowledge, Objective
 from autopeft.objectives.pareto import Array, non_dominated
 from autopeft.objectives.reference import reference_point
 from autopeft.search.acquisition import FreeRegion
-from autopeft.search.costs import Cost, cost_of
+from autopeft.search.costs import Cost, Learned, cost_of
 from autopeft.search.fidelity import AtFullBudget, fit_rungs
 from autopeft.search.observations import front_points, outcomes
 from autopeft.search.ranking import agreement
@@ -49,11 +49,24 @@ class Belief:
     _costs: dict[Configuration, Array] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, problem: SearchProblem, history: History, *, sources: Sequence[SourceModel] = ()) -> "Belief":
+    def of(
+        cls,
+        problem: SearchProblem,
+        history: History,
+        *,
+        sources: Sequence[SourceModel] = (),
+        largest: Configuration | None = None,
+    ) -> "Belief":
         """The belief after `history`, its running trials fantasised, and after what `sources` say.
 
         The evaluated trials' uncertain objective is taken at its posterior mean, not as observed, so that a lucky
         run does not become a front point that nothing can beat.
+
+        Args:
+            problem: What is searched.
+            history: The trials.
+            sources: Models of past studies.
+            largest: A configuration as dear as any, so that what no trial has cost yet is not out of reach.
 
         Raises:
             SurrogateError: Too few outcomes, or the fit failed.
@@ -65,15 +78,17 @@ class Belief:
             raise SurrogateError("no trial has completed")
         process = _fitted(problem, history, objectives[0], sources) if learned else None
         known = objectives[1:] if learned else objectives
+        costs = tuple(cost_of(problem.space, one, history, seed=problem.seed) for one in known)
         measured = losses_of(points, objectives)
+        reference = reference_point(_reaching(measured, costs, largest, problem.space), objectives)
         origin = measured.min(axis=0)
         belief = cls(
             space=problem.space,
             process=process,
-            costs=tuple(cost_of(problem.space, one, history, seed=problem.seed) for one in known),
+            costs=costs,
             losses=np.empty((0, len(objectives))),
             origin=origin,
-            scale=reference_point(measured, objectives) - origin,
+            scale=reference - origin,
             evaluated=(),
         )
         believed = belief._denoised(points, measured)
@@ -160,6 +175,17 @@ def ordered(objectives: Sequence[Objective]) -> tuple[Objective, ...]:
     return (first, *(one for one in objectives if one is not first))
 
 
+def _reaching(measured: Array, costs: Sequence[Cost], largest: Configuration | None, space: SearchSpace) -> Array:
+    """`[t + 1, m]` measured losses, and a row of what `largest` will cost as far as that is known."""
+    if largest is None or not costs:
+        return measured
+    features, row = space.features(largest)[None], measured.max(axis=0)
+    for place, cost in enumerate(costs, start=len(row) - len(costs)):
+        if not isinstance(cost, Learned):
+            row[place] = cost.losses([largest], features)[0]
+    return np.vstack([measured, row])
+
+
 def undisputed(sources: Sequence[SourceModel], problem: SearchProblem, history: History) -> tuple[SourceModel, ...]:
     """The sources whose expectations do not contradict the order of what was observed; all before there is one."""
     if not sources:
@@ -180,5 +206,6 @@ def _fitted(
     if not sources and history.in_state(TrialState.PRUNED):
         return fit_rungs(problem.space, history, objective, seed=problem.seed)
     x = np.array([problem.space.features(one) for one in found.configurations])
-    cold = fit(x, found.losses, seed=problem.seed)
-    return with_sources(cold, x, found.losses, sources, seed=problem.seed)
+    typical = problem.space.lengthscales
+    cold = fit(x, found.losses, seed=problem.seed, typical=typical)
+    return with_sources(cold, x, found.losses, sources, seed=problem.seed, typical=typical)

@@ -38,7 +38,7 @@ def believe(space: SearchSpace, history: History, objective: Objective, *, noise
     try:
         with one_thread():
             x = np.array([space.features(one) for one in found.configurations])
-            process = fit(x, found.losses, seed=seed, noise=noise)
+            process = fit(x, found.losses, seed=seed, typical=space.lengthscales, noise=noise)
             mean, deviation = process.posterior(np.array([space.features(trial.configuration) for trial in trials]))
     except SurrogateError:
         return {}

@@ -28,6 +28,9 @@ from autopeft.spaces.space import SearchSpace
 MIN_WHOLE = 4
 """Whole trials below which nothing is known of how well a rung tells the end."""
 
+_LEVEL_SCALE = 2.0
+"""Length-scale to expect of how far a trial was trained, which is in [0, 1]."""
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,11 +107,12 @@ def fit_rungs(space: SearchSpace, history: History, objective: Objective, *, see
     """
     found = rung_outcomes(history, objective)
     x = np.array([space.features(one) for one in found.configurations])
-    rungs = fit(np.column_stack([x, found.levels]), found.losses, seed=seed)
+    typical = space.lengthscales
+    rungs = fit(np.column_stack([x, found.levels]), found.losses, seed=seed, typical=np.append(typical, _LEVEL_SCALE))
     whole = np.flatnonzero(found.levels == 1.0)
     if len(whole) < MIN_WHOLE:
         return AtFullBudget(rungs=rungs, alone=None)
-    alone = fit(x[whole], found.losses[whole], seed=seed)
+    alone = fit(x[whole], found.losses[whole], seed=seed, typical=typical)
     means, deviations = left_out(rungs.each)
     parts = [(means[:, whole], deviations[:, whole]), left_out(alone.each)]
     n_rungs, n_alone = apportioned(chances_of_best_order(parts, found.losses[whole], seed=seed), len(rungs.each))

@@ -17,6 +17,10 @@ PRIOR = Prior(lengthscales=(float(np.log(1.2)), 1.2), noise=(-5.0, 1.0))
 """That of the draws. The prior made to be maximised has its mode where length-scales should be, but half its mass
 beyond four times the root of the dimension, where every function is nearly flat and its shape is taken for noise."""
 
+OF_TRAININGS = Prior(lengthscales=PRIOR.lengthscales, noise=(-3.0, 1.5))
+"""That of the draws where typical length-scales are given, as a search space does: outcomes then are those of
+trainings, where luck is larger, and from task to task more different."""
+
 TUNED_ON = 100
 """Observations, at most, on which a chain finds its step and its typical set: a density costs O(t^3)."""
 LEAPFROG_STEPS = 8
@@ -26,7 +30,9 @@ _ACCEPTANCE = 0.8
 _JITTER = 0.3
 
 
-def draws(x: Array, z: Array, *, n: int, thinning: int, seed: int, noise: float = 0.0) -> tuple[Hyperparameters, ...]:
+def draws(
+    x: Array, z: Array, *, n: int, thinning: int, seed: int, typical: Array | None = None, noise: float = 0.0
+) -> tuple[Hyperparameters, ...]:
     """`n` draws from the posterior of the hyper-parameters; deterministic in the seed.
 
     A chain starts from the likeliest ones. Its step is tuned to an acceptance of 0.8 by stochastic approximation and
@@ -39,6 +45,7 @@ def draws(x: Array, z: Array, *, n: int, thinning: int, seed: int, noise: float 
         n: Draws.
         thinning: Transitions from one draw to the next.
         seed: Of the chain.
+        typical: As of `Density`.
         noise: Noise variance, standardised like `z`, that none of the draws is below.
 
     Raises:
@@ -47,17 +54,17 @@ def draws(x: Array, z: Array, *, n: int, thinning: int, seed: int, noise: float 
     Source: Neal 2011, "MCMC using Hamiltonian dynamics". Cost: 8 densities a transition.
     """
     rng, few = np.random.default_rng([seed, 0x4A3C]), spread(len(x), TUNED_ON)
+    prior = PRIOR if typical is None else OF_TRAININGS
     chain = _Chain(
-        Density(x[few], z[few], prior=PRIOR, least_noise=noise),
-        at=likeliest(x[few], z[few], least_noise=noise).vector,
+        Density(x[few], z[few], prior=prior, typical=typical, least_noise=noise),
+        at=likeliest(x[few], z[few], typical=typical, least_noise=noise).vector,
         step=0.1,
     )
     for count in range(_BURN_IN):
         chain.step *= float(np.exp((chain.transition(rng) - _ACCEPTANCE) / (1 + count) ** 0.6))
     if len(few) < len(x):
-        chain = _Chain(
-            Density(x, z, prior=PRIOR, least_noise=noise), at=chain.at, step=chain.step * (len(few) / len(x)) ** 0.5
-        )
+        whole = Density(x, z, prior=prior, typical=typical, least_noise=noise)
+        chain = _Chain(whole, at=chain.at, step=chain.step * (len(few) / len(x)) ** 0.5)
         for _ in range(_BURN_IN_ON_ALL):
             chain.transition(rng)
     found: list[Hyperparameters] = []

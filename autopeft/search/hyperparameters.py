@@ -43,6 +43,11 @@ class Hyperparameters:
         return cls(lengthscales=np.exp(vector[:-2]), noise=float(np.exp(vector[-2])), constant=float(vector[-1]))
 
 
+TYPICAL_SPREADS = (0.6, 1.0)
+"""Deviations of the logarithm of a length-scale about a typical one that is below 1, and about one that is not: that
+outcomes answer to an input quickly is known, that they hardly do is only what to expect of one of many."""
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prior:
@@ -65,23 +70,39 @@ Source: Hvarfner, Hellsten and Nardi 2024, "Vanilla Bayesian Optimization Perfor
 class Density:
     """Log density of hyper-parameters given standardised outcomes `z` `[n]` at `x` `[n, d]`.
 
-    As density of the length-scales and the noise themselves, not of their logarithms. `least_noise` is a bound below
-    which the noise is known not to be.
+    As density of the length-scales and the noise themselves, not of their logarithms.
+
+    Args:
+        x: Inputs.
+        z: Outcomes.
+        prior: Of the hyper-parameters.
+        typical: `[d]` medians of the length-scales where something is known of the inputs, in place of `prior`'s.
+        least_noise: A bound below which the noise is known not to be.
     """
 
-    def __init__(self, x: Array, z: Array, *, prior: Prior = MAXIMISED, least_noise: float = 0.0) -> None:
+    def __init__(
+        self,
+        x: Array,
+        z: Array,
+        *,
+        prior: Prior = MAXIMISED,
+        typical: Array | None = None,
+        least_noise: float = 0.0,
+    ) -> None:
         self.x, self.z = x, z
         self._noise_bounds = (max(NOISE_BOUNDS[0], least_noise), max(NOISE_BOUNDS[1], 2 * least_noise))
+        d = x.shape[1]
         location, scale = prior.lengthscales
-        self._lengthscales = (location + float(np.log(max(x.shape[1], 1))) / 2, scale)
+        alike = np.full(d, location + np.log(max(d, 1)) / 2)
+        self._lengthscales = (alike, scale) if typical is None else (np.log(typical), _spreads(typical))
         self._noise = prior.noise
 
     def start(self) -> Array:
         """`[d + 2]` the priors' modes."""
-        lengthscale, noise = (location - scale**2 for location, scale in (self._lengthscales, self._noise))
-        lengthscale = np.log(np.clip(np.exp(lengthscale), *LENGTHSCALE_BOUNDS))
+        lengthscales, noise = (location - scale**2 for location, scale in (self._lengthscales, self._noise))
+        lengthscales = np.log(np.clip(np.exp(lengthscales), *LENGTHSCALE_BOUNDS))
         noise = np.log(np.clip(np.exp(noise), *self._noise_bounds))
-        return np.array([*np.full(self.x.shape[1], lengthscale), noise, 0.0])
+        return np.array([*lengthscales, noise, 0.0])
 
     def bounds(self) -> list[tuple[float, float]]:
         """Of every entry of a vector."""
@@ -127,13 +148,13 @@ class Density:
         return value, gradient
 
 
-def likeliest(x: Array, z: Array, *, least_noise: float = 0.0) -> Hyperparameters:
+def likeliest(x: Array, z: Array, *, typical: Array | None = None, least_noise: float = 0.0) -> Hyperparameters:
     """Maximum a posteriori for standardised outcomes `z` `[n]` at `x` `[n, d]`; deterministic.
 
     Raises:
         LinAlgError: No start has a finite density.
     """
-    density = Density(x, z, least_noise=least_noise)
+    density = Density(x, z, typical=typical, least_noise=least_noise)
     found = minimize(
         _negative(density),
         density.start(),
@@ -145,6 +166,10 @@ def likeliest(x: Array, z: Array, *, least_noise: float = 0.0) -> Hyperparameter
     if not np.isfinite(found.fun) or found.fun >= _REFUSED:
         raise LinAlgError(f"no finite density for {len(z)} observations")
     return Hyperparameters.of(np.asarray(found.x))
+
+
+def _spreads(typical: Array) -> Array:
+    return np.where(typical < 1.0, *TYPICAL_SPREADS)
 
 
 _REFUSED = 1e25

@@ -1,62 +1,72 @@
-"""The first configurations of a study: the range of costs, each method alone, then whatever is furthest from those."""
+"""The first configurations of a study: spread evenly over learning rates and sizes, what a metric answers to first."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from autopeft.objectives.parameters import count_parameters
+from autopeft.objectives.objective import Knowledge
 from autopeft.objectives.pareto import Array
 from autopeft.search.searcher import SearchProblem
+from autopeft.search.shrunk import shrunk
 from autopeft.search.source_model import SourceModel
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.layer_prior import weighted_sample
-from autopeft.spaces.space import SearchSpace
 
 POOL = 256
 """Draws that the design chooses from: uniform, or by `SearchProblem.layer_weights`."""
 
-FROM_SOURCES = 0.6
-"""Share of the design that comes from the fronts of past studies, where there are any: 4 to 6 trials."""
+COLD, WARM = 4, 6
+"""Trials before the first suggestion by model, without and with past studies."""
 
-MAX_STEPS = 200
-"""Moves of one greedy walk."""
+FROM_SOURCES = 0.6
+"""Share of the design that comes from the fronts of past studies, where there are any."""
+
+DEAREST = 0.75
+"""Share of the pool beyond which sizes are left to the model, where a known cost is an objective: they leave little of
+the cost box, and can add as little volume."""
+
+MARGIN = 0.1
+"""Of a learning rate's range that the design leaves out at either end: whoever gives a range means its middle."""
+
+SHORT = 1.0
+"""Length-scale below which the metric is sure to answer to a feature (`SearchSpace.lengthscales`)."""
 
 
 def design_size(problem: SearchProblem) -> int:
-    """Trials before the first suggestion by model: a quarter of the budget, at least 6, at most 4 + 2 an objective.
+    """Trials before the first suggestion by model.
 
-    Not half the budget: the surrogate's own uncertainty explores from then on.
+    As few as it can learn from, for it knows beforehand what to expect of rates and sizes, and its own uncertainty
+    explores from then on. Longer designs find less (`benchmarks/search_quality.py`).
     """
-    return max(6, min(2 * len(problem.objectives) + 4, problem.n_trials // 4))
+    return WARM if problem.past else COLD
 
 
-def initial_design(problem: SearchProblem, sources: Sequence[SourceModel] = ()) -> tuple[Configuration, ...]:
+def initial_design(
+    problem: SearchProblem,
+    sources: Sequence[SourceModel] = (),
+    *,
+    size: int | None = None,
+    among: Sequence[Configuration] | None = None,
+) -> tuple[Configuration, ...]:
     """The configurations to try first, in order, distinct and valid; fewer in a space that has fewer.
 
-    What `sources` had on their fronts, for up to 0.6 of the design (`begun_from`); smallest, largest and (by the
-    logarithm) middle number of parameters, so that the costs' range is known and the reference point settles; each
-    method alone at a middle size; then the pool member furthest, in the surrogate's features, from all chosen.
+    What `sources` had on their fronts, for up to 0.6 of the design (`begun_from`). Then draws of the space, one near
+    every point of an even sequence over the learning rates and the logarithm of the parameters: of few points
+    each has a rate and a size of its own, while layers and kinds are as drawn.
 
-    Cost: a few hundred neighbourhoods, paid once a study.
+    Args:
+        problem: What is searched.
+        sources: Models of past studies.
+        size: Configurations, `design_size` when None; a longer design begins with a shorter one.
+        among: What there is to choose from; None for draws of the space.
     """
-    space, size = problem.space, design_size(problem)
-    rng = np.random.default_rng([problem.seed, 0xDE51])
-    weights = problem.layer_weights
-    drawn = weighted_sample(space, weights, rng, POOL) if weights else space.sample(rng, POOL)
-    pool = list({one.id: one for one in drawn}.values())
-    if not pool:
-        return ()
-    counts = [space.parameters(one) for one in pool]
-    middle = _middle(space, pool, min(counts), max(counts))
-    alone = _methods_alone(space, pool, middle)
-    lows = [_walk(space, one, key=space.parameters) for one in (pool[int(np.argmin(counts))], *alone)]
-    smallest = min(lows, key=space.parameters)
-    largest = _walk(space, pool[int(np.argmax(counts))], key=lambda one: -space.parameters(one))
-    middle = _middle(space, pool, space.parameters(smallest), space.parameters(largest))
-    begun = begun_from(sources, n=round(FROM_SOURCES * size))
-    chosen = {one.id: one for one in (*begun, middle, smallest, largest, *alone)}
-    chosen = dict(list(chosen.items())[:size])
-    _fill(space, chosen, pool, size=size)
+    size = design_size(problem) if size is None else size
+    begun = begun_from(sources, n=min(round(FROM_SOURCES * design_size(problem)), size))
+    chosen = {one.id: one for one in begun}
+    for one in _spread(problem, among):
+        if len(chosen) == size:
+            break
+        chosen.setdefault(one.id, one)
     return tuple(chosen.values())
 
 
@@ -67,70 +77,55 @@ def begun_from(sources: Sequence[SourceModel], *, n: int) -> tuple[Configuration
     return tuple(dict.fromkeys(turns))[:n]
 
 
-def _walk(space: SearchSpace, start: Configuration, *, key: Callable[[Configuration], float]) -> Configuration:
-    """Steepest descent of `key` over one-exchange neighbours."""
-    here, value = start, key(start)
-    for _ in range(MAX_STEPS):
-        near = space.neighbours(here)
-        values = [key(one) for one in near]
-        if not near or min(values) >= value:
-            break
-        value = min(values)
-        here = near[values.index(value)]
-    return here
-
-
-def _middle(space: SearchSpace, pool: Sequence[Configuration], low: int, high: int) -> Configuration:
-    """The pool member whose parameters are closest to the geometric mean of `low` and `high`."""
-    target = (np.log1p(low) + np.log1p(high)) / 2
-    distances = [abs(float(np.log1p(space.parameters(one))) - target) for one in pool]
-    return pool[int(np.argmin(distances))]
-
-
-def _methods_alone(space: SearchSpace, pool: Sequence[Configuration], middle: Configuration) -> list[Configuration]:
-    """For each method seen in the pool, a configuration that has no other; none where the space has no such one."""
-    names = sorted({setting.method for one in pool for setting in one})
-    if len(names) < 2:
-        return []
-    found: list[Configuration] = []
-    for name in names:
-        alone = [one for one in pool if _others(space, one, name) == 0]
-        if alone:
-            found.append(_middle(space, alone, *_range(space, alone)))
-            continue
-        start = middle if middle.method(name) else next(one for one in pool if one.method(name))
-        end = _walk(space, start, key=lambda one, name=name: _others(space, one, name))
-        found += [end] if _others(space, end, name) == 0 else []
-    return found
-
-
-def _others(space: SearchSpace, configuration: Configuration, name: str) -> float:
-    """Parameters of methods other than `name`; infinite when `name` is absent."""
-    if configuration.method(name) is None:
-        return float("inf")
-    by_method = count_parameters(configuration, space.shape).by_method
-    return float(sum(count for method, count in by_method.items() if method != name))
-
-
-def _range(space: SearchSpace, configurations: Sequence[Configuration]) -> tuple[int, int]:
-    counts = [space.parameters(one) for one in configurations]
-    return min(counts), max(counts)
-
-
-def _fill(space: SearchSpace, chosen: dict[str, Configuration], pool: Sequence[Configuration], *, size: int) -> None:
-    """Add pool members to `chosen` until it has `size`, each the furthest in features from all before it."""
-    rest = [one for one in pool if one.id not in chosen]
-    if not rest:
+def _spread(problem: SearchProblem, among: Sequence[Configuration] | None) -> Iterator[Configuration]:
+    """Of `among`, or of draws, each the nearest that is left to a point of the sequence; draws that are larger than it
+    shrink.
+    """
+    pool, space = _pool(problem) if among is None else among, problem.space
+    if not pool:
         return
-    points = np.array([space.features(one) for one in rest])
-    nearest = np.full(len(rest), np.inf)
-    for one in chosen.values():
-        nearest = np.minimum(nearest, _distances(points, space.features(one)))
-    while len(chosen) < size and nearest.max() > 0:
-        index = int(np.argmax(nearest))
-        chosen[rest[index].id] = rest[index]
-        nearest = np.minimum(nearest, _distances(points, points[index]))
+    rng = np.random.default_rng([problem.seed, 0x5A11])
+    points, low, high = _coordinates(problem, pool)
+    bounds = space.parameter_bounds
+    left = np.ones(len(pool), dtype=bool)
+    for target in low + (high - low) * _sequence(points.shape[1], n=len(pool), seed=problem.seed):
+        distances = ((points - target) ** 2).sum(axis=1)
+        place = int(np.argmin(np.where(left, distances, np.inf)))
+        left[place] = False
+        size = bounds[0] * (bounds[1] / bounds[0]) ** (target[-1] * space.lengthscales[-1])
+        larger = among is None and space.parameters(pool[place]) > size
+        yield shrunk(space, pool[place], size, rng) if larger else pool[place]
 
 
-def _distances(points: Array, point: Array) -> Array:
-    return np.sqrt(((points - point) ** 2).sum(axis=1))
+def _pool(problem: SearchProblem) -> list[Configuration]:
+    rng = np.random.default_rng([problem.seed, 0xDE51])
+    weights, space = problem.layer_weights, problem.space
+    drawn = weighted_sample(space, weights, rng, POOL) if weights else space.sample(rng, POOL)
+    return list({one.id: one for one in drawn}.values())
+
+
+def _coordinates(problem: SearchProblem, pool: Sequence[Configuration]) -> tuple[Array, Array, Array]:
+    """`[p, d]` rates and size of the pool in their length-scales, and the `[d]` ends of what the design covers."""
+    scales = problem.space.lengthscales
+    chosen = [*(place for place, scale in enumerate(scales[:-1]) if scale < SHORT), len(scales) - 1]
+    points = np.array([problem.space.features(one)[chosen] for one in pool])
+    known = any(objective.knowledge is not Knowledge.LEARNED for objective in problem.objectives)
+    low, high = np.full(len(chosen), MARGIN), np.full(len(chosen), 1.0 - MARGIN)
+    low[-1], high[-1] = 0.0, np.quantile(points[:, -1], DEAREST if known else 1.0)
+    return points / scales[chosen], low / scales[chosen], high / scales[chosen]
+
+
+def _sequence(d: int, *, n: int, seed: int) -> Array:
+    """`[n, d]` points in [0, 1], the first few of which are evenly spread already in every dimension.
+
+    An additive recurrence: multiples, modulo 1, of powers of the root of x^(d + 1) = x + 1, from a place that the seed
+    draws. Of four points a scrambled Sobol sequence has one in each quarter, anywhere in it; these are a quarter apart.
+
+    Source: Roberts 2018, "The Unreasonable Effectiveness of Quasirandom Sequences".
+    """
+    root = 2.0
+    for _ in range(40):
+        root = (1.0 + root) ** (1.0 / (d + 1))
+    steps = root ** -np.arange(1.0, d + 1)
+    start = np.random.default_rng([seed, 0x50B0]).random(d)
+    return (start + np.outer(np.arange(n), steps)) % 1.0

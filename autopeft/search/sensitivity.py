@@ -83,7 +83,8 @@ def sensitivity(space: SearchSpace, history: History, objective: Objective, *, s
     sample = space.sample(np.random.default_rng([seed, 0x5E75]), SAMPLES)
     try:
         with one_thread():
-            process = fit(np.array([space.features(one) for one in found.configurations]), found.losses, seed=seed)
+            x = np.array([space.features(one) for one in found.configurations])
+            process = fit(x, found.losses, seed=seed, typical=space.lengthscales)
             losses, _ = process.posterior(np.array([space.features(one) for one in sample]))
     except SurrogateError:
         return None

@@ -39,7 +39,7 @@ class SourceModel:
         if len(past.configurations) < MIN_ROWS:
             raise SurrogateError(f"{len(past.configurations)} trials of {past.name}, {MIN_ROWS} are needed")
         x = np.array([space.features(one) for one in past.configurations])
-        process = fit(x, past.losses, seed=seed)
+        process = fit(x, past.losses, seed=seed, typical=space.lengthscales)
         return cls(past=past, process=process, seen=process.posterior(x)[0])
 
     def level(self, x: Array) -> Array:

@@ -146,7 +146,7 @@ def condition(
     )
 
 
-def fit(x: Array, y: Array, *, seed: int, noise: float = 0.0) -> Averaged:
+def fit(x: Array, y: Array, *, seed: int, typical: Array | None = None, noise: float = 0.0) -> Averaged:
     """The posterior of a process given outcomes `y` at `x`, averaged over its hyper-parameters (`hamiltonian.draws`).
 
     Outcomes are standardised; a constant outcome is fitted as one, with unit scale. Twelve draws are taken, six above
@@ -157,6 +157,7 @@ def fit(x: Array, y: Array, *, seed: int, noise: float = 0.0) -> Averaged:
         x: `[n, d]` in [0, 1], n >= 2, oldest first.
         y: `[n]`.
         seed: Of the draws.
+        typical: `[d]` length-scales to be expected of inputs of which something is known (`SearchSpace.lengthscales`).
         noise: Variance of the outcomes at one input, where it was measured: the draws' own is not below it.
 
     Raises:
@@ -166,7 +167,8 @@ def fit(x: Array, y: Array, *, seed: int, noise: float = 0.0) -> Averaged:
         raise SurrogateError(f"an input or outcome of {len(x)} observations is not finite")
     first = _refreshed_at(len(x))
     z, _, scale = _standardised(y[:first])
-    drawn = _remembered(x[:first].tobytes(), z.tobytes(), n=first, seed=seed, noise=noise / scale**2)
+    scales = None if typical is None else tuple(map(float, typical))
+    drawn = _remembered(x[:first].tobytes(), z.tobytes(), n=first, seed=seed, typical=scales, noise=noise / scale**2)
     z, location, scale = _standardised(y)
     return Averaged(each=tuple(condition(one, x, z, location=location, scale=scale) for one in drawn))
 
@@ -187,13 +189,16 @@ def _refreshed_at(n: int) -> int:
 
 
 @lru_cache(maxsize=16)
-def _remembered(x: bytes, z: bytes, *, n: int, seed: int, noise: float) -> tuple[Hyperparameters, ...]:
+def _remembered(
+    x: bytes, z: bytes, *, n: int, seed: int, typical: tuple[float, ...] | None, noise: float
+) -> tuple[Hyperparameters, ...]:
     """`draws` for the float64 arrays with these bytes; they take up to a second, so those of equal ones are kept."""
     rows = spread(n, LEARNED_FROM)
     inputs, outcomes = np.frombuffer(x).reshape(n, -1)[rows], np.frombuffer(z)[rows]
     count, thinning = (12, 3) if n <= _MANY else (6, 2)
+    scales = None if typical is None else np.array(typical)
     try:
-        return draws(inputs, outcomes, n=count, thinning=thinning, seed=seed, noise=noise)
+        return draws(inputs, outcomes, n=count, thinning=thinning, seed=seed, typical=scales, noise=noise)
     except (LinAlgError, ValueError) as error:
         raise SurrogateError(f"fit to {n} observations: {error}") from error
 

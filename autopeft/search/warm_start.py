@@ -22,6 +22,8 @@ from autopeft.search.surrogate import Averaged, SurrogateError, fit, mixed
 _BELIEVED = 3.0
 """Observations that the sources' right to be believed counts for."""
 _PRIOR_CORRELATION = 0.8
+_LEVEL_SCALE = 2.0
+"""Length-scale to expect of a source's level, which is about in [0, 1]."""
 
 
 @final
@@ -98,7 +100,9 @@ def levels_of(sources: Sequence[SourceModel], x: Array) -> Array:
     return np.column_stack([source.level(x) for source in sources])
 
 
-def transferred(x: Array, y: Array, sources: Sequence[SourceModel], *, seed: int) -> tuple[Transferred, ...]:
+def transferred(
+    x: Array, y: Array, sources: Sequence[SourceModel], *, seed: int, typical: Array | None = None
+) -> tuple[Transferred, ...]:
     """The processes after outcomes `y` `[n]` at `x` `[n, d]`: of the residual, if there is one, and with inputs.
 
     Raises:
@@ -106,15 +110,17 @@ def transferred(x: Array, y: Array, sources: Sequence[SourceModel], *, seed: int
     """
     levels, known = levels_of(sources, x), tuple(sources)
     slopes = _slopes(levels, y)
-    inputs = fit(np.column_stack([x, levels]), y, seed=seed)
+    scales = None if typical is None else np.append(typical, np.full(levels.shape[1], _LEVEL_SCALE))
+    inputs = fit(np.column_stack([x, levels]), y, seed=seed, typical=scales)
     found = [Transferred(processes=inputs, sources=known, slopes=None)]
     if slopes.any():
-        found.insert(0, Transferred(processes=fit(x, y - levels @ slopes, seed=seed), sources=known, slopes=slopes))
+        rest = fit(x, y - levels @ slopes, seed=seed, typical=typical)
+        found.insert(0, Transferred(processes=rest, sources=known, slopes=slopes))
     return tuple(found)
 
 
 def with_sources(
-    cold: Averaged, x: Array, y: Array, sources: Sequence[SourceModel], *, seed: int
+    cold: Averaged, x: Array, y: Array, sources: Sequence[SourceModel], *, seed: int, typical: Array | None = None
 ) -> Averaged | WarmProcess:
     """The belief `cold` after outcomes `y` `[n]` at `x` `[n, d]`, with what the sources say; itself without sources.
 
@@ -123,7 +129,7 @@ def with_sources(
     if not sources:
         return cold
     try:
-        warm = transferred(x, y, sources, seed=seed)
+        warm = transferred(x, y, sources, seed=seed, typical=typical)
     except SurrogateError:
         return cold
     parts = [left_out(cold.each), *(one.left_out(x) for one in warm)]

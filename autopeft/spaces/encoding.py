@@ -12,6 +12,7 @@ from autopeft.spaces.configuration import Configuration, Scalar
 from autopeft.spaces.counts import ParameterCounter
 from autopeft.spaces.dimension import Dimension
 from autopeft.spaces.structure import Structure
+from autopeft.spaces.typical_scales import typical_scales
 
 Vector = NDArray[np.float64]
 _RESOLUTION = 8
@@ -46,7 +47,9 @@ class Featurizer:
         self.names = (*(name for row in kept for name in _names(row)), "log(parameters)")
         self._parameters = parameters
         low, high = parameters.limits(structure)
+        self.parameter_bounds = low, high
         self._scale = math.log(low), math.log(high)
+        self.lengthscales = typical_scales([(row, len(_names(row))) for row in kept], self._scale)
 
     def __call__(self, configuration: Configuration, values: Mapping[str, Scalar]) -> Vector:
         """[f] in [0, 1] for `configuration`, whose active dimensions have `values`."""

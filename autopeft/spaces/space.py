@@ -240,6 +240,16 @@ class SearchSpace:
     def feature_names(self) -> tuple[str, ...]:
         return self._featurizer.names
 
+    @property
+    def parameter_bounds(self) -> tuple[int, int]:
+        """Trainable parameters that no configuration is below or above; between them the last feature is scaled."""
+        return self._featurizer.parameter_bounds
+
+    @property
+    def lengthscales(self) -> Vector:
+        """[f] length-scales to be expected of the features, see `typical_scales`."""
+        return self._featurizer.lengthscales
+
     def features(self, configuration: Configuration) -> Vector:
         """[f] in [0, 1]: the encoding for surrogate models, see `encoding.Featurizer`."""
         return self._featurizer(configuration, self.spell(configuration))

@@ -67,7 +67,7 @@ def test_it_beats_random_search_over_seeds_and_spaces(objectives: tuple[str, ...
     assert np.mean(np.array(gains) > 0) >= 7 / 9
 
 
-def test_a_surrogate_that_fails_is_replaced_by_uniform_draws(
+def test_where_the_surrogate_fails_the_design_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -80,7 +80,7 @@ def test_a_surrogate_that_fails_is_replaced_by_uniform_draws(
     with caplog.at_level(logging.INFO, logger="autopeft"):
         asked = BayesianSearcher(problem).ask(history, 3)
     assert len({one.id for one in asked} - history.ids) == 3
-    assert "drawing uniformly: kernel matrix of 12 observations: singular" in caplog.text
+    assert "going on with the first design: kernel matrix of 12 observations: singular" in caplog.text
 
 
 def test_equal_outcomes_everywhere_do_not_stop_it() -> None:

@@ -3,6 +3,7 @@ import pytest
 
 from autopeft.objectives.objective import resolve_objectives
 from autopeft.search.belief import Belief, ordered
+from autopeft.search.dearest import dearest
 from autopeft.search.surrogate import SurrogateError
 from autopeft.search.trial import History, TrialState
 from tests.search.support import history_of, problem_of, space_of
@@ -32,6 +33,19 @@ def test_the_reference_is_one_and_the_best_seen_zero() -> None:
     assert belief.losses.shape == (20, 3)
     np.testing.assert_allclose(belief.losses[:, 1:].min(axis=0), 0.0, atol=1e-12)
     np.testing.assert_allclose(belief.losses[:, 1:].max(axis=0), 1 / 1.1)
+
+
+def test_what_is_dearer_than_any_trial_is_not_out_of_reach() -> None:
+    problem = problem_of(SPACE, ["accuracy", "parameters"])
+    small = sorted(SEEN, key=SPACE.parameters)[:8]
+    largest = dearest(SPACE, seed=0)
+    assert largest is not None
+    assert SPACE.parameters(largest) >= max(map(SPACE.parameters, [*SEEN, *NEW]))
+    history = history_of(small, SPACE)
+    blind, seeing = (Belief.of(problem, history, largest=one).improvement() for one in (None, largest))
+    far = [one for one in NEW if SPACE.parameters(one) > 2 * max(map(SPACE.parameters, small))]
+    assert (blind(far) == 0.0).all()
+    assert (seeing(far) > 0.0).all()
 
 
 def test_a_lucky_run_is_believed_only_in_part() -> None:

@@ -88,3 +88,13 @@ def test_what_is_not_finite_is_refused() -> None:
     z[0] = np.nan
     with pytest.raises((np.linalg.LinAlgError, ValueError)):
         likeliest(x, z)
+
+
+def test_typical_length_scales_stand_in_place_of_the_priors() -> None:
+    x, z = data(6, 3)
+    typical = np.array([0.3, 4.0, 4.0])
+    told = likeliest(x, z, typical=typical).lengthscales
+    assert told[0] < 0.5 * min(told[1:])
+    at = Density(x, z, typical=typical).start()
+    density = [Density(x, z, typical=scales)(at)[0] for scales in (typical, 30 * typical)]
+    assert density[0] > density[1]

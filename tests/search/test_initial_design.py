@@ -3,57 +3,105 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from autopeft.objectives.front import Front
 from autopeft.search.bayesian import BayesianSearcher
-from autopeft.search.initial_design import design_size, initial_design
+from autopeft.search.belief import MIN_OUTCOMES
+from autopeft.search.initial_design import DEAREST, MARGIN, POOL, _sequence, design_size, initial_design
 from autopeft.search.observations import front_points
+from autopeft.search.shrunk import shrunk
 from autopeft.search.trial import History
 from tests.search.support import history_of, problem_of, run, space_of
 
 
-@pytest.mark.parametrize(("n_trials", "size"), [(8, 6), (24, 6), (36, 9), (400, 10)])
-def test_it_takes_a_quarter_of_the_budget_within_bounds(n_trials: int, size: int) -> None:
-    assert design_size(problem_of(space_of("mixed"), n_trials=n_trials)) == size
+def test_it_is_as_short_as_a_model_can_learn_from() -> None:
+    problem = problem_of(space_of("mixed"))
+    assert MIN_OUTCOMES < design_size(problem) == 4
 
 
-@pytest.mark.parametrize("name", ["mixed", "sizes", "per-layer"])
-def test_it_spans_the_costs(name: str) -> None:
-    space = space_of(name)
-    counts = [space.parameters(one) for one in initial_design(problem_of(space, n_trials=40))]
-    draws = [space.parameters(one) for one in space.sample(np.random.default_rng(9), 500)]
-    assert min(counts) <= min(draws)
-    assert max(counts) >= max(draws)
-    assert any(2 * min(counts) < count < max(counts) / 2 for count in counts)
+@pytest.mark.parametrize("seed", range(8))
+def test_of_four_every_one_has_a_rate_of_its_own_and_sizes_differ_by_as_much_as_draws_do(seed: int) -> None:
+    space = space_of("mixed")
+    problem = problem_of(space, seed=seed)
+    features = np.array([space.features(one) for one in initial_design(problem)])
+    rates, sizes = np.sort(features[:, [space.feature_names.index("learning_rate"), -1]], axis=0).T
+    assert np.diff(rates).min() > 0.08
+    assert MARGIN - 0.05 < rates[0] < rates[-1] < 1 - MARGIN + 0.05
+    drawn = np.array([space.features(one)[-1] for one in space.sample(np.random.default_rng(9), 500)])
+    low, high = np.quantile(drawn, [0.0, DEAREST])
+    assert np.ptp(sizes) > 0.4 * (high - low)
+    assert sizes[-1] < high + 0.05
 
 
-@pytest.mark.parametrize("name", ["mixed", "sizes"])
-def test_it_has_each_method_alone(name: str) -> None:
-    space = space_of(name)
-    design = initial_design(problem_of(space, n_trials=40))
-    alone = {one.methods[0].method for one in design if len(one.methods) == 1}
-    assert alone == {setting.method for one in space.sample(np.random.default_rng(0), 50) for setting in one}
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 4), st.integers(0, 1000))
+def test_the_first_few_points_of_the_sequence_are_even_in_every_dimension(d: int, seed: int) -> None:
+    points = _sequence(d, n=16, seed=seed)
+    assert ((points >= 0) & (points < 1)).all()
+    for n in (4, 8, 16):
+        ordered = np.sort(points[:n], axis=0)
+        gaps = np.diff(np.vstack([ordered, 1 + ordered[:1]]), axis=0)
+        assert gaps.max() < 4.5 / n
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_small_ones_are_tried_where_hardly_a_draw_is_small(seed: int) -> None:
+    space = space_of("per-layer", n_layers=12)
+    design = initial_design(problem_of(space, ["accuracy", "parameters"], seed=seed), size=6)
+    drawn = [space.parameters(one) for one in space.sample(np.random.default_rng(9), 300)]
+    counts = sorted(map(space.parameters, design))
+    assert counts[0] < min(drawn)
+    assert counts[2] < np.quantile(drawn, 0.25)
+    assert counts[-1] > np.quantile(drawn, 0.1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from(["mixed", "sizes", "per-layer"]), st.integers(0, 1000), st.floats(0.01, 1.0))
+def test_shrinking_comes_near_and_stays_valid(name: str, seed: int, share: float) -> None:
+    space, rng = space_of(name), np.random.default_rng(seed)
+    (one,) = space.sample(rng, 1)
+    found = shrunk(space, one, share * space.parameters(one), rng)
+    assert space.contains(found)
+    assert space.parameters(found) <= space.parameters(one)
+    if 2 * space.parameter_bounds[0] < share * space.parameters(one):
+        assert 0.2 < space.parameters(found) / (share * space.parameters(one)) < 5
+
+
+def test_where_nothing_known_is_an_objective_the_largest_are_tried_too() -> None:
+    space = space_of("sizes")
+    plain, costly = (
+        np.array([space.parameters(one) for one in initial_design(problem_of(space, names), size=32)])
+        for names in (["accuracy"], ["accuracy", "parameters"])
+    )
+    drawn = [space.parameters(one) for one in space.sample(np.random.default_rng(9), 500)]
+    assert max(plain) > np.quantile(drawn, 0.95) > max(costly)
 
 
 def test_it_is_distinct_valid_and_of_the_size_promised() -> None:
     space = space_of("mixed", constraints=("parameters <= 2000",))
     problem = problem_of(space, n_trials=40)
-    design = initial_design(problem)
-    assert len({one.id for one in design}) == len(design) == design_size(problem)
-    assert all(space.contains(one) for one in design)
+    for size in (design_size(problem), 20):
+        design = initial_design(problem, size=size)
+        assert len({one.id for one in design}) == len(design) == size
+        assert all(space.contains(one) for one in design)
+
+
+def test_a_longer_one_begins_with_a_shorter_one() -> None:
+    problem = problem_of(space_of("mixed"))
+    assert initial_design(problem, size=POOL)[: design_size(problem)] == initial_design(problem)
 
 
 def test_a_space_with_fewer_configurations_is_used_up() -> None:
-    assert 6 <= len(initial_design(problem_of(space_of("tiny"), n_trials=400))) <= 15
+    assert 6 <= len(initial_design(problem_of(space_of("tiny"), n_trials=400), size=POOL)) <= 15
 
 
-def test_the_rest_lies_further_from_what_is_chosen_than_uniform_draws_do() -> None:
+def test_it_keeps_to_what_there_is_to_choose_from() -> None:
     space = space_of("mixed")
-    design = np.array([space.features(one) for one in initial_design(problem_of(space, n_trials=40))])
-    draws = np.array([space.features(one) for one in space.sample(np.random.default_rng(3), 100)])
-    for count in range(len(design) - 3, len(design)):
-        gaps = np.linalg.norm(draws[:, None] - design[None, :count], axis=2).min(axis=1)
-        assert np.linalg.norm(design[count] - design[:count], axis=1).min() > np.median(gaps)
+    rows = space.sample(np.random.default_rng(3), 12)
+    assert set(initial_design(problem_of(space), size=8, among=rows)) <= set(rows)
+    assert set(initial_design(problem_of(space), size=POOL, among=rows)) == set(rows)
 
 
 def test_layers_that_mattered_elsewhere_are_tried_first() -> None:
