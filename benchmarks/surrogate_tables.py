@@ -16,7 +16,7 @@ from common import ROOT, write_rows
 from measured_table import MeasuredTable
 from numpy.typing import NDArray
 from replay import Problem
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from autopeft.search.surrogate import Averaged, fit, one_thread
 
@@ -61,7 +61,8 @@ def scored(
     inside = np.abs(mean - truth) < COVER * np.sqrt(deviation**2 + noise_of(process))
     best = truth[np.argsort(mean)[: len(new) // 10]].mean()
     error = float(np.sqrt(np.mean((mean - truth) ** 2))) / spread
-    return float(spearmanr(mean, truth)[0]), error, float(inside.mean()), float(truth.mean() - best) / spread
+    rank = float(np.corrcoef(rankdata(mean), rankdata(truth))[0, 1])
+    return rank, error, float(inside.mean()), float(truth.mean() - best) / spread
 
 
 def noise_of(process: Averaged) -> float:
