@@ -5,8 +5,8 @@
 
 One suggestion, a batch of sixteen after 200 observations, and one after 500 observations in 100 dimensions, the last
 two without `gp`, which takes minutes there. Every repeat asks after a history from another seed, so that nothing is
-remembered from the one before (within one study every tenth suggestion or so has to fit anew). Libraries are loaded by a
-warm-up that is not counted. Suggestions are checked to be valid and new.
+remembered from the one before (within one study every tenth suggestion or so has to fit anew). Libraries are loaded by
+a warm-up that is not counted. Suggestions are checked to be valid and new.
 """
 
 import argparse
