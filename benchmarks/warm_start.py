@@ -210,19 +210,27 @@ def errors(seed: int) -> dict[tuple[str, int], dict[str, float]]:
             tried = [*model.front(4), *space.sample(rng, n)][:n]
             x = np.array([space.features(one) for one in tried])
             y = losses_of(tried, target, space)[:, 0] + NOISE * rng.standard_normal(n)
-            found[relation, n] = _errors(x, y, model, at, truth, seed=seed)
+            found[relation, n] = _errors(x, y, model, at, truth, space.lengthscales, seed=seed)
     return found
 
 
 def _errors(
-    x: np.ndarray, y: np.ndarray, model: SourceModel, at: np.ndarray, truth: np.ndarray, *, seed: int
+    x: np.ndarray,
+    y: np.ndarray,
+    model: SourceModel,
+    at: np.ndarray,
+    truth: np.ndarray,
+    typical: np.ndarray,
+    *,
+    seed: int,
 ) -> dict[str, float]:
     def error(mean: np.ndarray) -> float:
         return float(np.sqrt(((mean - truth) ** 2).mean()) / truth.std())
 
-    cold = fit(x, y, seed=seed)
-    mixed = with_sources(cold, x, y, [model], seed=seed)
-    parts = {("input" if one.slopes is None else "residual"): one for one in transferred(x, y, [model], seed=seed)}
+    cold = fit(x, y, seed=seed, typical=typical)
+    mixed = with_sources(cold, x, y, [model], seed=seed, typical=typical)
+    warm = transferred(x, y, [model], seed=seed, typical=typical)
+    parts = {("input" if one.slopes is None else "residual"): one for one in warm}
     told = {name: error(one.posteriors(at)[0].mean(axis=0)) for name, one in parts.items()}
     before = error(cold.posterior(at)[0])
     share = mixed.share if isinstance(mixed, WarmProcess) else 0.0
