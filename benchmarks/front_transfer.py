@@ -28,10 +28,10 @@ from replay import Problem, search
 
 from autopeft.objectives.interval import bootstrap
 from autopeft.objectives.pareto import Array, non_dominated
+from autopeft.search.bayesian import BayesianSearcher
 from autopeft.search.schedulers import make_scheduler
 from autopeft.search.searcher import SearchProblem
 from autopeft.search.surrogate import one_thread
-from autopeft.search.table import make_searcher
 from autopeft.spaces.configuration import Configuration
 
 ENGINE = "bayesian"
@@ -51,9 +51,9 @@ class Searched:
 def searched(problem: Problem, *, seed: int, n_trials: int) -> Searched:
     asked = SearchProblem(space=problem.space, objectives=problem.objectives, seed=seed, n_trials=n_trials)
     scheduler = make_scheduler(None, problem.objectives, epochs=problem.epochs)
-    steps = list(
-        search(make_searcher(ENGINE, asked), scheduler, problem.answers(seed), problem.space, n_trials=n_trials)
-    )
+    answers = problem.answers(seed)
+    searcher = BayesianSearcher(asked, among=lambda history: answers.left)
+    steps = list(search(searcher, scheduler, answers, problem.space, n_trials=n_trials))
     done = steps[-1].done
     curve = np.array([problem.volume(done[: n + 1]) for n in range(len(done))])
     return Searched(front=seen_front(problem, done, seed=seed), curve=curve)
