@@ -224,6 +224,8 @@ def draw(task: str, rows: Sequence[Mapping[str, Any]]) -> Path:
             axes.fill_between(np.arange(1, len(middle) + 1), low, high, alpha=0.1, color=line.get_color())
         by = "trials" if key == "volume_by_trial" else "epochs trained"
         axes.set(xlabel=by, ylabel="hypervolume", title=f"{task}: median and quartiles")
+        axes.set_ylim(bottom=min(row[key][end // 10][0] for row in rows) - 0.02)
+        axes.grid(alpha=0.3)
     figure.axes[0].legend()
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"search_quality-{task}.png"
