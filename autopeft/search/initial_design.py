@@ -36,7 +36,7 @@ def design_size(problem: SearchProblem) -> int:
     """Trials before the first suggestion by model.
 
     As few as it can learn from, for it knows beforehand what to expect of rates and sizes, and its own uncertainty
-    explores from then on. Longer designs find less (`benchmarks/search_quality.py`).
+    explores from then on.
     """
     return WARM if problem.past else COLD
 
