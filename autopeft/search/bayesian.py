@@ -15,11 +15,14 @@ from autopeft.search.initial_design import POOL, design_size, initial_design
 from autopeft.search.searcher import AbstractSearcher, SearchProblem
 from autopeft.search.source_model import SourceModel, source_models
 from autopeft.search.surrogate import SurrogateError, one_thread
-from autopeft.search.trial import History
+from autopeft.search.trial import History, TrialState
 from autopeft.search.unseen import draw_unseen
 from autopeft.spaces.configuration import Configuration
 
 _LOG = logging.getLogger(__name__)
+
+STOPPED_TOLD = 3
+"""Trials that were stopped early, which tell the first model as much as one that ended."""
 
 Among = Callable[[History], Sequence[Configuration]]
 """The configurations that there are to choose from after a history."""
@@ -46,7 +49,7 @@ class BayesianSearcher(AbstractSearcher):
     def ask(self, history: History, n: int) -> Sequence[Configuration]:
         """What is left of the design, then model-based proposals; see `AbstractSearcher.ask`."""
         rng = np.random.default_rng([self._problem.seed, len(history)])
-        chosen = self._designed(history, min(n, max(0, design_size(self._problem) - len(history))))
+        chosen = self._designed(history, min(n, max(0, design_size(self._problem) - _told(history))))
         if len(chosen) < n:
             with one_thread():
                 chosen += self._modelled(history, chosen, n - len(chosen), rng=rng)
@@ -57,7 +60,7 @@ class BayesianSearcher(AbstractSearcher):
 
     def foreseen(self, history: History) -> int:
         """What is left of the design; where past studies lead it, trials may still show that they mislead."""
-        return 0 if self._problem.past else max(0, design_size(self._problem) - len(history))
+        return 0 if self._problem.past else max(0, design_size(self._problem) - _told(history))
 
     def _designed(self, history: History, n: int, *, but: Sequence[Configuration] = ()) -> list[Configuration]:
         """The next `n` of the design that were not tried and are none of `but`."""
@@ -107,3 +110,9 @@ class BayesianSearcher(AbstractSearcher):
             return best_candidate(self._problem.space, score, parents=belief.front, excluded=excluded, rng=rng)
         left = [one for one in self._among(history) if one not in excluded]
         return left[int(np.argmax(score(left)))] if left else None
+
+
+def _told(history: History) -> int:
+    """Trials that count towards the first design: whole ones, and of those that were stopped one in three."""
+    stopped = len(history.in_state(TrialState.PRUNED))
+    return len(history) - stopped + stopped // STOPPED_TOLD

@@ -11,7 +11,7 @@ from autopeft.search.observations import front_points
 from autopeft.search.random_search import RandomSearcher
 from autopeft.search.searcher import SearchProblem
 from autopeft.search.surrogate import SurrogateError
-from autopeft.search.trial import History
+from autopeft.search.trial import History, TrialState
 from autopeft.spaces.space import SearchSpace
 from tests.search.support import history_of, problem_of, run, space_of
 
@@ -93,3 +93,17 @@ def test_equal_outcomes_everywhere_do_not_stop_it() -> None:
         replace(trial, measurements=(replace(trial.measurements[-1], metrics={"accuracy": 0.5}),)) for trial in history
     ]
     assert len(BayesianSearcher(problem).ask(History(trials=tuple(flat)), 2)) == 2
+
+
+def test_stopped_trials_count_a_third_towards_the_design() -> None:
+    space = space_of("mixed")
+    problem = problem_of(space)
+    design = initial_design(problem, size=12)
+    states = [TrialState.PRUNED] * 6 + [TrialState.COMPLETED]
+    told = history_of(design[:7], space, state=lambda number: states[number])
+    searcher = BayesianSearcher(problem)
+    assert list(searcher.ask(told, 1)) == [design[7]]
+    assert searcher.foreseen(told) == 1
+    whole = history_of(design[:7], space)
+    assert searcher.foreseen(whole) == 0
+    assert list(searcher.ask(whole, 1)) != [design[7]]
