@@ -66,10 +66,15 @@ class TokensAdapter(AbstractAdapter):
             rows = rows * (scale.to(rows.dtype) if isinstance(scale, torch.Tensor) else scale)
         return torch.where(inside[..., None], rows.to(output.dtype), output)
 
-    def _scored(self, _: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        """Logits [..., V] with those of the trained tokens by their rows."""
-        own = functional.linear(args[0], self.rows.to(args[0].dtype)).to(output.dtype)
+    def _scored(self, module: nn.Linear, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        """Logits [..., V] with those of the trained tokens by their rows.
+
+        What the rows have moved is scored and added: a product of a few rows alone is rounded otherwise than the same
+        rows of the whole product on some processors, and what has not moved must change nothing.
+        """
         last = self.first + len(self.rows)
+        moved = self.rows - module.weight[self.first : last].to(self.rows.dtype)
+        own = output[..., self.first : last] + functional.linear(args[0], moved.to(args[0].dtype)).to(output.dtype)
         return torch.cat((output[..., : self.first], own, output[..., last:]), dim=-1)
 
 
