@@ -20,9 +20,7 @@ LEAST = 0.01
 
 _CHANCE = 0.5
 """Share, at least, of what failing varies by that is laid to chance. Without it, failures that fall anywhere become
-narrow forbidden regions: of 40 trials of one parameter, 30 % of them failed at random, five seeds, chances differ up to
-100-fold (4-fold with it); where failures have a region, 20 trials of 4 parameters tell it as well (mean chance
-0.76 outside and 0.18 inside, 0.82 and 0.16 without).
+narrow forbidden regions.
 """
 
 _OUTLIER = 10.0

@@ -286,5 +286,5 @@ def test_over_seeds_the_same_task_saves_trials_and_a_source_that_misleads_costs_
     assert np.mean([same[-1] / cold[-1] for cold, same, _ in every]) > 1.0
     assert np.mean([misled[-1] / cold[-1] for cold, _, misled in every]) >= 0.97
     assert min(misled[-1] / cold[-1] for cold, _, misled in every) >= 0.9
-    saved = [reached(cold, cold[-1]) - reached(same, cold[-1]) for cold, same, _ in found["mixed"]]
+    saved = [reached(cold, 0.98 * cold[-1]) - reached(same, 0.98 * cold[-1]) for cold, same, _ in found["mixed"]]
     assert np.mean(saved) >= 2
