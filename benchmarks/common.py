@@ -20,7 +20,10 @@ from autopeft.spaces.space import SearchSpace
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(os.environ.get("AUTOPEFT_RESULTS") or ROOT / "benchmarks" / "results")
 """Where rows go; `AUTOPEFT_RESULTS` names another folder."""
-PACKAGES = ("numpy", "torch", "triton", "transformers", "peft", "botorch", "gpytorch", "optuna", "ray", "mlflow")
+PACKAGES = (
+    *("numpy", "torch", "triton", "transformers", "peft", "botorch", "gpytorch", "optuna", "ray", "mlflow"),
+    *("jax", "numpyro"),  # of the extra bench
+)
 
 
 def environment() -> dict[str, object]:

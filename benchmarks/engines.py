@@ -1,5 +1,6 @@
 """What is compared in `search_quality.py`: every engine, and ours with rungs and from another task's study."""
 
+import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import numpy as np
 from replay import Answers, Curves, Problem, curves, search
 from synthetic_problem import NOISE, REFERENCE, Truth, bound_space, trial_of, truth_of
 
+from autopeft.errors import MissingExtraError
 from autopeft.objectives.hypervolume import hypervolume
 from autopeft.objectives.measurement import Measurement
 from autopeft.objectives.objective import Objective, resolve_objectives
@@ -22,14 +24,26 @@ from autopeft.search.trial import History
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
 
-RECIPE, RANDOM, BAYESIAN = "recipe", "random", "bayesian"
+RECIPE, NUTS, RANDOM, BAYESIAN = "recipe", "recipe+nuts", "random", "bayesian"
 RUNGS, WARM, NEAREST = "bayesian+rungs", "bayesian+warm", "bayesian+nearest"
-ENGINES = (RANDOM, "sobol", "nsga2", "tpe", "gp", BAYESIAN, RUNGS, WARM, NEAREST, RECIPE)
+ENGINES = (RANDOM, "sobol", "nsga2", "tpe", "gp", BAYESIAN, RUNGS, WARM, NEAREST, RECIPE, NUTS)
 FIDELITY = Fidelity(reduction=3, minimum=1)
 N_SOURCE = 60
 """Trials of the study of the other task that a warm search begins from."""
-SLOW = ("gp", RECIPE)
+SLOW = ("gp", RECIPE, NUTS)
 """Those that think for seconds, which get fewer seeds."""
+
+
+def check_installed(engine: str) -> None:
+    """Nothing, if all is there that the engine needs.
+
+    Raises:
+        MissingExtraError: A package of the extra `bench` is absent.
+    """
+    absent = [name for name in ("jax", "numpyro") if importlib.util.find_spec(name) is None]
+    if engine == NUTS and absent:
+        hint = "pip install --constraint constraints.txt --editable '.[bench]'"
+        raise MissingExtraError(f"{engine} needs the extra bench ({' and '.join(absent)})", hint=hint)
 
 
 class World(Protocol):
@@ -74,8 +88,8 @@ def replayed(engine: str, problem: Problem, *, seed: int, n_trials: int, source:
     """A search of `n_trials` on a task of a table; `random` goes on until the table is used up.
 
     With rungs three times as many trials are begun, most of which end at the first rung. `bayesian` (with rungs and
-    warm too) and `recipe` choose among the rows that are left; what the others ask for, `NEAREST` among them, is
-    answered by the nearest one.
+    warm too), `recipe` and `recipe+nuts` choose among the rows that are left; what the others ask for, `NEAREST` among
+    them, is answered by the nearest one.
 
     Args:
         engine: One of `ENGINES`.
@@ -95,8 +109,8 @@ def replayed(engine: str, problem: Problem, *, seed: int, n_trials: int, source:
         n_trials=n_trials,
         past=(past(source, problem, seed=seed),) if engine == WARM and source else (),
     )
-    if engine == RECIPE:
-        searcher = recipe(asked, lambda history: answers.left)
+    if engine in (RECIPE, NUTS):
+        searcher = recipe(asked, lambda history: answers.left, engine=engine)
     elif engine in (BAYESIAN, RUNGS, WARM):
         searcher = BayesianSearcher(asked, among=lambda history: answers.left)
     else:
@@ -138,7 +152,8 @@ class Synthetic:
             found = {one.id: one for one in (*near, *self.space.sample(rng, 128)) if one.id not in history.ids}
             return list(found.values())
 
-        searcher = recipe(asked, candidates) if engine == RECIPE else make_searcher(engine, asked)
+        own = engine in (RECIPE, NUTS)
+        searcher = recipe(asked, candidates, engine=engine) if own else make_searcher(engine, asked)
         return _run(searcher, self, self.answers(seed), self._volume(truth), n_trials=n_trials, rungs=False)
 
     def _problem(self, seed: int, n_trials: int) -> SearchProblem:
@@ -166,10 +181,22 @@ class SyntheticAnswers:
         return asked, trial_of(0, asked, value, self._space.parameters(asked)).measurements
 
 
-def recipe(problem: SearchProblem, candidates: Callable[[History], Sequence[Configuration]]) -> AbstractSearcher:
-    from recipe import RecipeSearcher
+def recipe(
+    problem: SearchProblem, candidates: Callable[[History], Sequence[Configuration]], *, engine: str = RECIPE
+) -> AbstractSearcher:
+    """The searcher of `RECIPE` or `NUTS`.
 
-    return RecipeSearcher(problem, candidates)
+    Raises:
+        MissingExtraError: What `NUTS` needs is not installed.
+    """
+    from recipe import RecipeSearcher, fitted
+
+    check_installed(engine)
+    if engine == RECIPE:
+        return RecipeSearcher(problem, candidates, fitted)
+    from recipe_nuts import sampled
+
+    return RecipeSearcher(problem, candidates, sampled)
 
 
 def _run(

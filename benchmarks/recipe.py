@@ -5,9 +5,9 @@ Half of the budget is uniform draws; from then on batches of four: a Gaussian pr
 and noisy expected hypervolume improvement, chosen greedily. The reference point is the worst value seen; theirs is one
 constant for all tasks.
 
-One thing differs, for time: theirs samples each process's hyper-parameters by NUTS, this one takes the likeliest ones
-for four sparsity levels and averages over these (BoTorch's `EnsembleMapSaasSingleTaskGP`). What follows from it here
-says nothing of a search with NUTS.
+Theirs samples each process's hyper-parameters by NUTS. So does the engine `recipe+nuts` (`recipe_nuts.py`), which needs
+the extra `bench`; `recipe` takes the likeliest ones for four sparsity levels and averages over these (BoTorch's
+`EnsembleMapSaasSingleTaskGP`). Nothing else differs between the two.
 """
 
 import warnings
@@ -39,6 +39,8 @@ STEPS = 75
 TAUS = (1e-3, 1e-2, 0.1, 1.0)
 """Sparsity levels, which BoTorch would draw from a half-Cauchy of 0.1."""
 Candidates = Callable[[History], Sequence[Configuration]]
+Fit = Callable[[torch.Tensor, torch.Tensor], ModelListGP]
+"""A process for every column of `[n, m]` values, larger better, at `[n, d]` points."""
 
 
 @final
@@ -48,10 +50,11 @@ class RecipeSearcher(AbstractSearcher):
     Args:
         problem: What is searched.
         candidates: Where the improvement is looked at; configurations that were not tried.
+        fit: The processes that tell what to expect: `fitted`, or `recipe_nuts.sampled`.
     """
 
-    def __init__(self, problem: SearchProblem, candidates: Candidates) -> None:
-        self._problem, self._candidates = problem, candidates
+    def __init__(self, problem: SearchProblem, candidates: Candidates, fit: Fit) -> None:
+        self._problem, self._candidates, self._fit = problem, candidates, fit
         self._batch: list[Configuration] = []
 
     def ask(self, history: History, n: int) -> Sequence[Configuration]:
@@ -74,7 +77,7 @@ class RecipeSearcher(AbstractSearcher):
         y = torch.tensor(np.column_stack([quantiles(-column) for column in losses.T]))
         points = torch.tensor(np.array([self._problem.space.encode(one) for one in pool]))
         with seeded(self._problem.seed + len(history)):
-            places = greedy(fitted(x, y), x, y, points, n=min(BATCH, len(pool)))
+            places = greedy(self._fit(x, y), x, y, points, n=min(BATCH, len(pool)))
         return [pool[place] for place in places]
 
 

@@ -9,14 +9,15 @@ All tasks of the table and the made-up problems, unless `--problem` names one of
 favours. Volumes are shares of that of the whole table, whose reference point is the one a study with all of it would
 have. Beside the engines of a study file stand `bayesian+rungs` (successive halving by three from the first epoch),
 `bayesian+warm` (begun from 60 uniform trials of the next task), `bayesian+nearest` (which does not know what rows there
-are) and `recipe` (`recipe.py`, the original AutoPEFT's). `random` gets ten times as many seeds, which cost nothing.
+are), `recipe` (`recipe.py`, the original AutoPEFT's) and `recipe+nuts` (the same, fully Bayesian, which needs the extra
+`bench` and is left out without it). `random` gets ten times as many seeds, which cost nothing.
 With `--problem synthetic` the engines search made-up problems without epochs (`synthetic_problem.py`); volumes are
 absolute there, and 95 % are of what half of the random searches have at their end.
 
 For every task and engine: in how many trials and how many epochs half of the searches reached 95 % of the table's
 volume. A row goes to `benchmarks/results/search_quality.jsonl` when an engine is through; table and picture
 (`benchmarks/results/search_quality-*.png`) are of the last row of each engine on the same problem; `--configurations`
-goes back to a table as it was when it was smaller. Engines that think for seconds (`gp`, `recipe`) get
+goes back to a table as it was when it was smaller. Engines that think for seconds (`gp`, `recipe`, `recipe+nuts`) get
 `--slow-seeds`.
 """
 
@@ -30,10 +31,11 @@ from typing import Any
 import numpy as np
 import torch
 from common import RESULTS, ROOT, write_rows
-from engines import ENGINES, RANDOM, RECIPE, SLOW, WARM, Outcome, Synthetic, replayed
+from engines import ENGINES, NUTS, RANDOM, RECIPE, SLOW, WARM, Outcome, Synthetic, check_installed, replayed
 from measured_table import MeasuredTable
 from replay import Problem
 
+from autopeft.errors import MissingExtraError
 from autopeft.objectives.pareto import Array
 from autopeft.search.surrogate import one_thread
 from autopeft.search.table import SEARCHERS
@@ -44,16 +46,42 @@ SHARES = (0.9, 0.95, 0.99)
 
 def main() -> None:
     options = read_arguments()
+    try:
+        engines = engines_of(options)
+    except MissingExtraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     torch.set_num_threads(1)
     with one_thread():
         for task, run, about in worlds(options):
-            for engine in options.engines:
-                if fits(engine, task) and not options.draw:
+            for engine in engines:
+                if fits(engine, task):
                     row = about | row_of(task, engine, searched(engine, run, options), options)
                     print(write_rows("search_quality", [row]), engine, row["trials_to"], flush=True)
             rows = latest(task, about, options)
             if rows:
                 print(table(rows), draw(task, rows), sep="\n", flush=True)
+
+
+def engines_of(options: argparse.Namespace) -> Sequence[str]:
+    """What is to be run: the engines that were named, else all whose packages are there; says which are left out.
+
+    Raises:
+        MissingExtraError: A package is absent that an engine needs which was named.
+    """
+    if options.draw:
+        return []
+    found: list[str] = []
+    for engine in options.engines or ENGINES:
+        try:
+            check_installed(engine)
+        except MissingExtraError as error:
+            if options.engines:
+                raise
+            print(f"left out: {error}", file=sys.stderr)
+        else:
+            found.append(engine)
+    return found
 
 
 def latest(task: str, about: Mapping[str, Any], options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -130,7 +158,7 @@ def noted(problem: Problem) -> dict[str, Any]:
 
 
 def fits(engine: str, task: str) -> bool:
-    return task != "synthetic" or engine in SEARCHERS or engine == RECIPE
+    return task != "synthetic" or engine in SEARCHERS or engine in (RECIPE, NUTS)
 
 
 def searched(engine: str, run: Run, options: argparse.Namespace) -> list[Outcome]:
@@ -242,7 +270,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--slow-seeds", type=int, default=20)
     parser.add_argument("--trials", type=int, default=60)
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, help="all that are installed when left out")
     parser.add_argument("--draw", action="store_true", help="only print and draw what was run before")
     return parser.parse_args()
 
