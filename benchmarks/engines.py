@@ -30,8 +30,8 @@ ENGINES = (RANDOM, "sobol", "nsga2", "tpe", "gp", BAYESIAN, RUNGS, WARM, NEAREST
 FIDELITY = Fidelity(reduction=3, minimum=1)
 N_SOURCE = 60
 """Trials of the study of the other task that a warm search begins from."""
-SLOW = ("gp", RECIPE, NUTS)
-"""Those that think for seconds, which get fewer seeds."""
+SLOW = ("gp", RUNGS, RECIPE, NUTS)
+"""Those whose searches take a minute, which get fewer seeds."""
 
 
 def check_installed(engine: str) -> None:

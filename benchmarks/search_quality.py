@@ -17,21 +17,22 @@ absolute there, and 95 % are of what half of the random searches have at their e
 For every task and engine: in how many trials and how many epochs half of the searches reached 95 % of the table's
 volume. A row goes to `benchmarks/results/search_quality.jsonl` when an engine is through; table and picture
 (`benchmarks/results/search_quality-*.png`) are of the last row of each engine on the same problem; `--configurations`
-goes back to a table as it was when it was smaller. Engines that think for seconds (`gp`, `recipe`, `recipe+nuts`) get
-`--slow-seeds`.
+goes back to a table as it was when it was smaller. Engines whose searches take a minute (`gp`, `recipe`, `recipe+nuts`
+and `bayesian+rungs`) get `--slow-seeds`. Seconds a suggestion include what `recipe+nuts` compiles.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from common import RESULTS, ROOT, write_rows
 from engines import ENGINES, NUTS, RANDOM, RECIPE, SLOW, WARM, Outcome, Synthetic, check_installed, replayed
+from joblib import Parallel, delayed
 from measured_table import MeasuredTable
 from replay import Problem
 
@@ -51,16 +52,14 @@ def main() -> None:
     except MissingExtraError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    torch.set_num_threads(1)
-    with one_thread():
-        for task, run, about in worlds(options):
-            for engine in engines:
-                if fits(engine, task):
-                    row = about | row_of(task, engine, searched(engine, run, options), options)
-                    print(write_rows("search_quality", [row]), engine, row["trials_to"], flush=True)
-            rows = latest(task, about, options)
-            if rows:
-                print(table(rows), draw(task, rows), sep="\n", flush=True)
+    for task, run, about in worlds(options):
+        for engine in engines:
+            if fits(engine, task):
+                row = about | row_of(task, engine, searched(engine, run, options), options)
+                print(write_rows("search_quality", [row]), engine, row["trials_to"], flush=True)
+        rows = latest(task, about, options)
+        if rows:
+            print(table(rows), draw(task, rows), sep="\n", flush=True)
 
 
 def engines_of(options: argparse.Namespace) -> Sequence[str]:
@@ -164,10 +163,18 @@ def fits(engine: str, task: str) -> bool:
 def searched(engine: str, run: Run, options: argparse.Namespace) -> list[Outcome]:
     seeds = options.slow_seeds if engine in SLOW else options.seeds * (10 if engine == RANDOM else 1)
     found: list[Outcome] = []
-    for seed in range(seeds):
-        found.append(run(engine, seed))
-        print(f"{engine}: search {seed + 1} of {seeds}", file=sys.stderr, flush=True)
+    ran = Parallel(options.jobs, return_as="generator")(delayed(alone)(run, engine, seed) for seed in range(seeds))
+    for outcome in cast(Iterable[Outcome], ran):
+        found.append(outcome)
+        print(f"{engine}: search {len(found)} of {seeds}", file=sys.stderr, flush=True)
     return found
+
+
+def alone(run: Run, engine: str, seed: int) -> Outcome:
+    """A search on one thread."""
+    torch.set_num_threads(1)
+    with one_thread():
+        return run(engine, seed)
 
 
 def row_of(task: str, engine: str, outcomes: Sequence[Outcome], options: argparse.Namespace) -> dict[str, Any]:
@@ -270,6 +277,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--slow-seeds", type=int, default=20)
     parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--jobs", type=int, default=1, help="searches at a time, each on one thread")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, help="all that are installed when left out")
     parser.add_argument("--draw", action="store_true", help="only print and draw what was run before")
     return parser.parse_args()
