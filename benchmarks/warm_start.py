@@ -34,6 +34,7 @@ from autopeft.search.source_model import SourceModel
 from autopeft.search.surrogate import fit, one_thread
 from autopeft.search.table import make_searcher
 from autopeft.search.trial import History, Trial
+from autopeft.search.warm_design import begun_from
 from autopeft.search.warm_start import WarmProcess, transferred, with_sources
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.definition import SpaceDefinition
@@ -205,9 +206,10 @@ def errors(seed: int) -> dict[tuple[str, int], dict[str, float]]:
     found: dict[tuple[str, int], dict[str, float]] = {}
     for relation, past in sources.items():
         model = SourceModel.of(past, space, seed=seed)
+        begun = begun_from(SearchProblem(space=space, objectives=OBJECTIVES, seed=seed, n_trials=0), [model], n=2)
         for n in OBSERVATIONS:
             rng = np.random.default_rng([seed, n])
-            tried = [*model.front(4), *space.sample(rng, n)][:n]
+            tried = [*begun, *space.sample(rng, n)][:n]
             x = np.array([space.features(one) for one in tried])
             y = losses_of(tried, target, space)[:, 0] + NOISE * rng.standard_normal(n)
             found[relation, n] = _errors(x, y, model, at, truth, space.lengthscales, seed=seed)

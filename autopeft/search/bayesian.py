@@ -8,10 +8,10 @@ from typing import final
 
 import numpy as np
 
-from autopeft.search.belief import Belief, undisputed
+from autopeft.search.belief import Belief
 from autopeft.search.candidates import best_candidate
 from autopeft.search.dearest import dearest
-from autopeft.search.initial_design import POOL, design_size, initial_design
+from autopeft.search.initial_design import DESIGN, POOL, initial_design
 from autopeft.search.searcher import AbstractSearcher, SearchProblem
 from autopeft.search.source_model import SourceModel, source_models
 from autopeft.search.surrogate import SurrogateError, one_thread
@@ -43,13 +43,13 @@ class BayesianSearcher(AbstractSearcher):
 
     def __init__(self, problem: SearchProblem, among: Among | None = None) -> None:
         self._problem, self._among = problem, among
-        self._designs: dict[tuple[SourceModel, ...], tuple[Configuration, ...]] = {}
+        self._design: tuple[Configuration, ...] = ()
         self._sources: tuple[SourceModel, ...] | None = None
 
     def ask(self, history: History, n: int) -> Sequence[Configuration]:
         """What is left of the design, then model-based proposals; see `AbstractSearcher.ask`."""
         rng = np.random.default_rng([self._problem.seed, len(history)])
-        chosen = self._designed(history, min(n, max(0, design_size(self._problem) - _told(history))))
+        chosen = self._designed(history, min(n, max(0, DESIGN - _told(history))))
         if len(chosen) < n:
             with one_thread():
                 chosen += self._modelled(history, chosen, n - len(chosen), rng=rng)
@@ -59,18 +59,18 @@ class BayesianSearcher(AbstractSearcher):
         return [*chosen, *draw_unseen(self._problem.space, rng, n - len(chosen), seen=seen)]
 
     def foreseen(self, history: History) -> int:
-        """What is left of the design; where past studies lead it, trials may still show that they mislead."""
-        return 0 if self._problem.past else max(0, design_size(self._problem) - _told(history))
+        """What is left of the design."""
+        return max(0, DESIGN - _told(history))
 
     def _designed(self, history: History, n: int, *, but: Sequence[Configuration] = ()) -> list[Configuration]:
         """The next `n` of the design that were not tried and are none of `but`."""
         if n <= 0:
             return []
-        sources = undisputed(self._known(), self._problem, history)
-        if sources not in self._designs:
+        wanted = len(history) + len(but) + n
+        if min(wanted, POOL) > len(self._design):
             among = self._among(History()) if self._among else None
-            self._designs[sources] = initial_design(self._problem, sources, size=POOL, among=among)
-        return [one for one in self._designs[sources] if one.id not in history.ids and one not in but][:n]
+            self._design = initial_design(self._problem, self._known(), size=2 * wanted, among=among)
+        return [one for one in self._design if one.id not in history.ids and one not in but][:n]
 
     @cached_property
     def _largest(self) -> Configuration | None:

@@ -13,7 +13,6 @@ from autopeft.search.acquisition import FreeRegion
 from autopeft.search.costs import Cost, Learned, cost_of
 from autopeft.search.fidelity import AtFullBudget, fit_rungs
 from autopeft.search.observations import front_points, outcomes
-from autopeft.search.ranking import agreement
 from autopeft.search.searcher import SearchProblem
 from autopeft.search.source_model import SourceModel
 from autopeft.search.surrogate import Averaged, SurrogateError, fit
@@ -184,17 +183,6 @@ def _reaching(measured: Array, costs: Sequence[Cost], largest: Configuration | N
         if not isinstance(cost, Learned):
             row[place] = cost.losses([largest], features)[0]
     return np.vstack([measured, row])
-
-
-def undisputed(sources: Sequence[SourceModel], problem: SearchProblem, history: History) -> tuple[SourceModel, ...]:
-    """The sources whose expectations do not contradict the order of what was observed; all before there is one."""
-    if not sources:
-        return ()
-    found = outcomes(history, ordered(problem.objectives)[0])
-    if len(found) < MIN_OUTCOMES:
-        return tuple(sources)
-    x = np.array([problem.space.features(one) for one in found.configurations])
-    return tuple(source for source in sources if agreement(source.level(x), found.losses) >= 0)
 
 
 def _fitted(

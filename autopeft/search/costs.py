@@ -11,6 +11,7 @@ from autopeft.objectives.objective import Knowledge, Objective
 from autopeft.objectives.pareto import Array
 from autopeft.objectives.residual import Residual
 from autopeft.search.observations import outcomes
+from autopeft.search.past_study import PastStudy
 from autopeft.search.surrogate import Averaged, SurrogateError, fit
 from autopeft.search.trial import History
 from autopeft.spaces.configuration import Configuration
@@ -76,12 +77,24 @@ class Learned:
     def of(cls, space: SearchSpace, objective: Objective, history: History, *, seed: int) -> "Learned":
         found = outcomes(history, objective)
         rows = [index for index, measured in enumerate(found.observed) if measured]
-        losses = found.losses[rows]
+        return cls.fitted(space, objective, [found.configurations[row] for row in rows], found.losses[rows], seed=seed)
+
+    @classmethod
+    def fitted(
+        cls,
+        space: SearchSpace,
+        objective: Objective,
+        configurations: Sequence[Configuration],
+        losses: Array,
+        *,
+        seed: int,
+    ) -> "Learned":
+        """From `losses` `[n]` of n configurations, finite; n may be 0."""
         logarithm = bool(len(losses)) and bool((losses > 0).all())
         constant = float(np.median(losses)) if len(losses) else 1.0
         process: Averaged | None = None
         if len(losses) > 1:
-            x = np.array([space.features(found.configurations[index]) for index in rows])
+            x = np.array([space.features(one) for one in configurations])
             try:
                 process = fit(x, np.log(losses) if logarithm else losses, seed=seed)
             except SurrogateError as error:
@@ -102,7 +115,23 @@ def cost_of(space: SearchSpace, objective: Objective, history: History, *, seed:
     """
     if objective.knowledge is Knowledge.EXACT:
         return ExactParameters(space=space)
-    foretold = space.predicted(history.trials[0].configuration) if len(history) else {}
-    if objective.knowledge is Knowledge.PREDICTED and objective.name in foretold:
+    if len(history) and _foretold(space, objective, history.trials[0].configuration):
         return Predicted.of(space, objective, history)
     return Learned.of(space, objective, history, seed=seed)
+
+
+def carried_cost(space: SearchSpace, objective: Objective, past: PastStudy, place: int, *, seed: int) -> Cost:
+    """The same before any trial: known or predicted as ever, else learned from what column `place` of a past study's
+    costs measured.
+    """
+    if objective.knowledge is Knowledge.EXACT:
+        return ExactParameters(space=space)
+    if _foretold(space, objective, past.configurations[0]):
+        return Predicted(space=space, objective=objective, ratio=1.0)
+    rows = np.flatnonzero(np.isfinite(past.costs[:, place]))
+    there = [past.configurations[row] for row in rows]
+    return Learned.fitted(space, objective, there, past.costs[rows, place], seed=seed)
+
+
+def _foretold(space: SearchSpace, objective: Objective, configuration: Configuration) -> bool:
+    return objective.knowledge is Knowledge.PREDICTED and objective.name in space.predicted(configuration)

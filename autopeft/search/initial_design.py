@@ -9,17 +9,22 @@ from autopeft.objectives.pareto import Array
 from autopeft.search.searcher import SearchProblem
 from autopeft.search.shrunk import shrunk
 from autopeft.search.source_model import SourceModel
+from autopeft.search.warm_design import begun_from
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.layer_prior import weighted_sample
 
 POOL = 256
 """Draws that the design chooses from: uniform, or by `SearchProblem.layer_weights`."""
 
-COLD, WARM = 4, 6
-"""Trials before the first suggestion by model, without and with past studies."""
+DESIGN = 4
+"""Trials before the first suggestion by model.
 
-FROM_SOURCES = 0.6
-"""Share of the design that comes from the fronts of past studies, where there are any."""
+As few as it can learn from, for it knows beforehand what to expect of rates and sizes, and its own uncertainty explores
+from then on.
+"""
+
+FROM_SOURCES = 2
+"""Of these, how many are what past studies expect most of, where there are any."""
 
 DEAREST = 0.75
 """Share of the pool beyond which sizes are left to the model, where a known cost is an objective: they leave little of
@@ -32,49 +37,32 @@ SHORT = 1.0
 """Length-scale below which the metric is sure to answer to a feature (`SearchSpace.lengthscales`)."""
 
 
-def design_size(problem: SearchProblem) -> int:
-    """Trials before the first suggestion by model.
-
-    As few as it can learn from, for it knows beforehand what to expect of rates and sizes, and its own uncertainty
-    explores from then on.
-    """
-    return WARM if problem.past else COLD
-
-
 def initial_design(
     problem: SearchProblem,
     sources: Sequence[SourceModel] = (),
     *,
-    size: int | None = None,
+    size: int = DESIGN,
     among: Sequence[Configuration] | None = None,
 ) -> tuple[Configuration, ...]:
     """The configurations to try first, in order, distinct and valid; fewer in a space that has fewer.
 
-    What `sources` had on their fronts, for up to 0.6 of the design (`begun_from`). Then draws of the space, one near
-    every point of an even sequence over the learning rates and the logarithm of the parameters: of few points
-    each has a rate and a size of its own, while layers and kinds are as drawn.
+    Two that `sources` expect most of (`begun_from`). Then draws of the space, one near every point of an even sequence
+    over the learning rates and the logarithm of the parameters: of few points each has a rate and a size of its own,
+    while layers and kinds are as drawn. Where the sources mislead, these show it.
 
     Args:
         problem: What is searched.
         sources: Models of past studies.
-        size: Configurations, `design_size` when None; a longer design begins with a shorter one.
+        size: Configurations; a longer design begins with a shorter one.
         among: What there is to choose from; None for draws of the space.
     """
-    size = design_size(problem) if size is None else size
-    begun = begun_from(sources, n=min(round(FROM_SOURCES * design_size(problem)), size))
+    begun = begun_from(problem, sources, n=min(FROM_SOURCES, size), among=among)
     chosen = {one.id: one for one in begun}
     for one in _spread(problem, among):
         if len(chosen) == size:
             break
         chosen.setdefault(one.id, one)
     return tuple(chosen.values())
-
-
-def begun_from(sources: Sequence[SourceModel], *, n: int) -> tuple[Configuration, ...]:
-    """`n` configurations of the sources' fronts, or as many as there are: a point of each source in turn."""
-    fronts = [source.front(n) for source in sources]
-    turns = [front[place] for place in range(n) for front in fronts if place < len(front)]
-    return tuple(dict.fromkeys(turns))[:n]
 
 
 def _spread(problem: SearchProblem, among: Sequence[Configuration] | None) -> Iterator[Configuration]:

@@ -6,17 +6,13 @@ from typing import final
 
 import numpy as np
 
-from autopeft.objectives.hypervolume import hypervolume
-from autopeft.objectives.pareto import Array, non_dominated
+from autopeft.objectives.pareto import Array
 from autopeft.search.past_study import PastStudy
 from autopeft.search.surrogate import Averaged, SurrogateError, fit
-from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
 
 MIN_ROWS = 3
 """Trials below which a past study says nothing."""
-_MARGIN = 0.1
-"""Beyond the worst point of a front, as a share of its range, where the volume that its points add is bounded."""
 
 
 @final
@@ -49,20 +45,6 @@ class SourceModel:
         low, high = float(self.seen.min()), float(self.seen.max())
         return (self.process.posterior(x)[0] - low) / ((high - low) or 1.0)
 
-    def front(self, n: int) -> tuple[Configuration, ...]:
-        """Up to `n` of the study's configurations that should be good here too, the most telling first.
-
-        The non-dominated ones by believed loss and by what they cost on this model; of these, one after another, the
-        one that adds most volume to those before it, with every objective scaled to the range of them all.
-        """
-        losses = np.column_stack([self.seen, self.past.costs])
-        rows = np.flatnonzero(np.isfinite(losses).all(axis=1) & np.array(self.past.observed))
-        rows = rows[non_dominated(losses[rows])]
-        first = {self.past.configurations[row]: row for row in rows[::-1]}
-        distinct = np.array(sorted(first.values()), dtype=int)
-        chosen = _by_volume(losses[distinct], n)
-        return tuple(self.past.configurations[distinct[index]] for index in chosen)
-
 
 def source_models(past: Sequence[PastStudy], space: SearchSpace, *, seed: int) -> tuple[SourceModel, ...]:
     """The models of those past studies that say anything."""
@@ -73,18 +55,3 @@ def source_models(past: Sequence[PastStudy], space: SearchSpace, *, seed: int) -
         except SurrogateError:
             continue
     return tuple(found)
-
-
-def _by_volume(losses: Array, n: int) -> list[int]:
-    """Up to `n` rows of a front `[t, m]`, greedily by hypervolume; those that add nothing come last, in order."""
-    if not len(losses):
-        return []
-    low, high = losses.min(axis=0), losses.max(axis=0)
-    scaled = (losses - low) / np.where(high > low, high - low, 1.0)
-    reference = np.full(losses.shape[1], 1.0 + _MARGIN)
-    chosen: list[int] = []
-    left = list(range(len(losses)))
-    while left and len(chosen) < n:
-        volumes = [hypervolume(scaled[[*chosen, index]], reference) for index in left]
-        chosen.append(left.pop(int(np.argmax(volumes))))
-    return chosen

@@ -8,11 +8,12 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from autopeft.search.belief import Belief
-from autopeft.search.initial_design import FROM_SOURCES, begun_from, design_size
+from autopeft.search.initial_design import FROM_SOURCES
 from autopeft.search.searcher import SearchProblem
 from autopeft.search.source_model import source_models
 from autopeft.search.surrogate import SurrogateError, one_thread
 from autopeft.search.trial import History
+from autopeft.search.warm_design import begun_from
 from autopeft.search.warm_start import WarmProcess
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.studies.charts import Confirmed
@@ -33,7 +34,7 @@ class WarmSearch(AbstractTransfer):
     past: tuple[CarriedStudy, ...]
     """What it began from, and how much of that is a guess."""
     begun: tuple[int, ...]
-    """Its trials that are points of the sources' fronts."""
+    """Its first trials, which are what the sources expected most of."""
     share: float | None
     """Of what it believed in the end, how much knows the sources; None where too few trials completed to tell."""
     confirmed: Confirmed
@@ -52,8 +53,8 @@ def worth(problem: SearchProblem, history: History) -> tuple[tuple[int, ...], fl
     """`WarmSearch.begun` and `WarmSearch.share` of a study that was searched for `problem`."""
     with one_thread():
         sources = source_models(problem.past, problem.space, seed=problem.seed)
-        front = set(begun_from(sources, n=round(FROM_SOURCES * design_size(problem))))
-        begun = [trial.number for trial in history.trials[: design_size(problem)] if trial.configuration in front]
+        chosen = set(begun_from(problem, sources, n=FROM_SOURCES))
+        begun = [trial.number for trial in history.trials[:FROM_SOURCES] if trial.configuration in chosen]
         try:
             process = Belief.of(problem, history, sources=sources).process
         except SurrogateError:
@@ -78,7 +79,7 @@ def warm_lines(warm: WarmSearch) -> Iterator[str]:
         yield f"began from {study}"
     if warm.begun:
         numbers = ", ".join(map(str, warm.begun))
-        yield f"trial{'s' if len(warm.begun) > 1 else ''} {numbers}: of the sources' fronts"
+        yield f"trial{'s' if len(warm.begun) > 1 else ''} {numbers}: what the sources expected most of"
     if warm.share is None:
         yield "believed in the end: nothing, too few trials completed"
     else:

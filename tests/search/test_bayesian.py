@@ -6,7 +6,7 @@ import pytest
 from autopeft.objectives.front import Front
 from autopeft.search import belief
 from autopeft.search.bayesian import BayesianSearcher
-from autopeft.search.initial_design import design_size, initial_design
+from autopeft.search.initial_design import DESIGN, initial_design
 from autopeft.search.observations import front_points
 from autopeft.search.random_search import RandomSearcher
 from autopeft.search.searcher import SearchProblem
@@ -27,7 +27,7 @@ def test_it_begins_with_the_design() -> None:
     space = space_of("mixed")
     problem = problem_of(space)
     design = initial_design(problem)
-    history = run(BayesianSearcher(problem), space, n=design_size(problem), batch=4)
+    history = run(BayesianSearcher(problem), space, n=DESIGN, batch=4)
     assert [trial.configuration for trial in history] == list(design)
 
 
@@ -36,7 +36,7 @@ def test_trials_that_were_there_before_replace_part_of_the_design() -> None:
     problem = problem_of(space)
     design = initial_design(problem)
     others = [one for one in space.sample(np.random.default_rng(5), 20) if one not in design]
-    warm = history_of([design[0], *others[: design_size(problem) - 2]], space)
+    warm = history_of([design[0], *others[: DESIGN - 2]], space)
     asked = BayesianSearcher(problem).ask(warm, 3)
     assert asked[0] == design[1]
     assert asked[1] not in design

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from autopeft.objectives.front import Front
 from autopeft.search.bayesian import BayesianSearcher
 from autopeft.search.belief import MIN_OUTCOMES
-from autopeft.search.initial_design import DEAREST, MARGIN, POOL, _sequence, design_size, initial_design
+from autopeft.search.initial_design import DEAREST, DESIGN, MARGIN, POOL, _sequence, initial_design
 from autopeft.search.observations import front_points
 from autopeft.search.shrunk import shrunk
 from autopeft.search.trial import History
@@ -17,8 +17,7 @@ from tests.search.support import history_of, problem_of, run, space_of
 
 
 def test_it_is_as_short_as_a_model_can_learn_from() -> None:
-    problem = problem_of(space_of("mixed"))
-    assert MIN_OUTCOMES < design_size(problem) == 4
+    assert MIN_OUTCOMES < DESIGN == 4
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -82,7 +81,7 @@ def test_where_nothing_known_is_an_objective_the_largest_are_tried_too() -> None
 def test_it_is_distinct_valid_and_of_the_size_promised() -> None:
     space = space_of("mixed", constraints=("parameters <= 2000",))
     problem = problem_of(space, n_trials=40)
-    for size in (design_size(problem), 20):
+    for size in (DESIGN, 20):
         design = initial_design(problem, size=size)
         assert len({one.id for one in design}) == len(design) == size
         assert all(space.contains(one) for one in design)
@@ -90,7 +89,7 @@ def test_it_is_distinct_valid_and_of_the_size_promised() -> None:
 
 def test_a_longer_one_begins_with_a_shorter_one() -> None:
     problem = problem_of(space_of("mixed"))
-    assert initial_design(problem, size=POOL)[: design_size(problem)] == initial_design(problem)
+    assert initial_design(problem, size=POOL)[:DESIGN] == initial_design(problem)
 
 
 def test_a_space_with_fewer_configurations_is_used_up() -> None:
@@ -117,7 +116,7 @@ def test_after_the_first_design_layer_weights_say_nothing() -> None:
     problem = problem_of(space_of("per-layer"), n_trials=24)
     led = replace(problem, layer_weights={layer: 0.1 for layer in range(4)})
     drawn = problem.space.sample(np.random.default_rng(5), 60)
-    told = history_of(list(dict.fromkeys(drawn))[: design_size(problem)], problem.space)
+    told = history_of(list(dict.fromkeys(drawn))[:DESIGN], problem.space)
     assert BayesianSearcher(led).ask(told, 2) == BayesianSearcher(problem).ask(told, 2)
     early = History(trials=told.trials[:1])
     assert BayesianSearcher(led).ask(early, 2) != BayesianSearcher(problem).ask(early, 2)

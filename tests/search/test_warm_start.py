@@ -1,5 +1,6 @@
 """A search that begins from other studies: better with a related one, no worse with one that misleads."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -8,19 +9,24 @@ import numpy as np
 import pytest
 
 from autopeft.objectives.front import Front, hypervolume_curve
+from autopeft.objectives.hypervolume import hypervolume
+from autopeft.objectives.reference import reference_point
 from autopeft.search.bayesian import BayesianSearcher
-from autopeft.search.belief import Belief, ordered, undisputed
-from autopeft.search.initial_design import FROM_SOURCES, begun_from, design_size, initial_design
+from autopeft.search.belief import Belief, ordered
+from autopeft.search.costs import carried_cost
+from autopeft.search.dearest import dearest
+from autopeft.search.initial_design import DESIGN, FROM_SOURCES, initial_design
 from autopeft.search.observations import front_points
 from autopeft.search.past_study import PastStudy
 from autopeft.search.ranking import agreement, chances_of_best_order
 from autopeft.search.source_model import SourceModel, source_models
 from autopeft.search.surrogate import Averaged, SurrogateError, condition, fit
 from autopeft.search.trial import History, Trial, TrialState
+from autopeft.search.warm_design import begun_from
 from autopeft.search.warm_start import WarmProcess, levels_of, transferred, with_sources
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.space import SearchSpace
-from tests.search.support import history_of, problem_of, run, space_of, trial_of
+from tests.search.support import accuracy_of, history_of, problem_of, run, space_of, trial_of
 
 SPACE = space_of("mixed")
 
@@ -41,6 +47,25 @@ def _changed(trial: Trial, change: Callable[[float], float]) -> Trial:
     measured = trial.measurements[-1]
     metrics = {"accuracy": change(measured.metrics["accuracy"])}
     return replace(trial, measurements=(replace(measured, metrics=metrics),))
+
+
+def dearest_of(space: SearchSpace) -> Configuration:
+    found = dearest(space, seed=0)
+    assert found is not None
+    return found
+
+
+def truth_of(configurations: Sequence[Configuration]) -> np.ndarray:
+    """`[n, 2]` losses by accuracy and parameters."""
+    return np.array([[-accuracy_of(one, SPACE), float(SPACE.parameters(one))] for one in configurations])
+
+
+def reference_of(configurations: Sequence[Configuration]) -> np.ndarray:
+    return reference_point(truth_of(configurations), problem_of(SPACE, ["accuracy", "parameters"]).objectives)
+
+
+def volume_of(configurations: Sequence[Configuration], reference: np.ndarray) -> float:
+    return hypervolume(truth_of(configurations), reference)
 
 
 def rescale(value: float) -> float:
@@ -176,25 +201,18 @@ def test_levels_are_between_the_best_and_the_worst_that_the_source_saw() -> None
     assert source.past.losses[int(np.argmin(levels))] < np.quantile(source.past.losses, 0.1)
 
 
-def test_a_front_to_begin_with_is_not_dominated_and_the_first_adds_most() -> None:
-    source = model()
-    rows = np.column_stack([source.seen, source.past.costs])
-    chosen = source.front(6)
-    assert len(set(chosen)) == len(chosen) == 6
-    for one in chosen:
-        row = rows[source.past.configurations.index(one)]
-        assert not ((rows <= row).all(axis=1) & (rows < row).any(axis=1)).any()
-    assert source.front(3) == chosen[:3]
-    assert len(source.front(1000)) < len(source.past.configurations)
-
-
-def test_trials_that_stopped_early_are_learned_from_and_not_begun_with() -> None:
-    past = past_of(SPACE)
-    best = int(np.argmin(past.losses))
-    stopped = replace(past, observed=tuple(index != best for index in range(len(past.observed))))
-    chosen = SourceModel.of(stopped, SPACE, seed=0).front(1000)
-    assert past.configurations[best] in SourceModel.of(past, SPACE, seed=0).front(1000)
-    assert past.configurations[best] not in chosen
+def test_two_that_a_source_expects_most_of_are_worth_as_much_as_any_two_of_its_forty_trials() -> None:
+    worth: list[float] = []
+    for seed in range(5, 9):
+        source = SourceModel.of(past_of(SPACE, seed=seed), SPACE, seed=0)
+        tried = source.past.configurations
+        reference = reference_of([*tried, dearest_of(SPACE)])
+        begun = begun_from(problem_of(SPACE, ["accuracy", "parameters"]), [source], n=2)
+        best = max(volume_of(two, reference) for two in itertools.combinations(tried, 2))
+        assert len(set(begun)) == 2
+        assert volume_of(begun, reference) > volume_of(begun[:1], reference)
+        worth.append(volume_of(begun, reference) / best)
+    assert np.mean(worth) > 0.98, worth
 
 
 def test_costs_that_this_study_knows_are_its_own() -> None:
@@ -216,29 +234,40 @@ def test_a_source_of_two_trials_says_nothing() -> None:
     assert source_models([past, past_of(SPACE)], SPACE, seed=0)[0].past.name == "before"
 
 
-def test_the_design_begins_with_the_fronts_in_turn() -> None:
-    problem = replace(problem_of(SPACE), past=(past_of(SPACE), past_of(SPACE, seed=6)))
-    first, second = sources = source_models(problem.past, SPACE, seed=0)
-    n = round(FROM_SOURCES * design_size(problem))
-    assert begun_from(sources, n=4) == (*first.front(1), *second.front(1), first.front(2)[1], second.front(2)[1])
-    design = initial_design(problem, sources)
-    assert design[:n] == begun_from(sources, n=n)
-    assert len(design) == len(set(design)) == design_size(problem)
-    assert set(design[n : n + 3]) <= set(initial_design(problem))
+def test_the_design_begins_with_what_the_sources_expect_in_turn_and_goes_on_as_a_cold_one() -> None:
+    sources = source_models((past_of(SPACE), past_of(SPACE, seed=6)), SPACE, seed=0)
+    problem = replace(problem_of(SPACE), past=tuple(source.past for source in sources))
+    design, cold = initial_design(problem, sources), initial_design(problem_of(SPACE))
+    assert design[:FROM_SOURCES] == begun_from(problem, sources, n=FROM_SOURCES)
+    assert design[:1] == begun_from(problem, sources[:1], n=1)
+    assert design[1] != begun_from(problem, sources[:1], n=2)[1]
+    assert len(design) == len(set(design)) == DESIGN
+    assert design[FROM_SOURCES:] == cold[: DESIGN - FROM_SOURCES]
+    assert BayesianSearcher(problem).ask(History(), DESIGN) == list(design)
 
 
-def test_the_front_of_a_source_that_what_was_tried_contradicts_is_not_followed_further() -> None:
-    problem = replace(problem_of(SPACE), past=(past_of(SPACE), past_of(SPACE, seed=6, change=reverse)))
-    good, bad = sources = source_models(problem.past, SPACE, seed=0)
-    drawn, _, _ = observed(3)
-    assert undisputed(sources, problem, history_of(drawn[:2], SPACE)) == sources
-    told = history_of([*bad.front(2), *good.front(2)], SPACE)
-    assert undisputed(sources, problem, told) == (good,)
-    searcher = BayesianSearcher(problem)
-    (first,) = searcher.ask(History(), 1)
-    assert first == good.front(1)[0]
-    (later,) = searcher.ask(told, 1)
-    assert later == next(one for one in initial_design(problem, [good]) if one.id not in told.ids)
+def test_of_given_configurations_the_expected_ones_are_begun_with() -> None:
+    problem, source = problem_of(SPACE), model()
+    rows, _, _ = observed(60)
+    begun = begun_from(problem, [source], n=3, among=rows)
+    assert len(set(begun)) == 3
+    assert set(begun) <= set(rows)
+    assert begun[0] != begun_from(problem, [model(reverse)], n=1, among=rows)[0]
+
+
+def test_a_cost_that_only_the_source_measured_is_learned_from_it() -> None:
+    learned, seconds = ordered(problem_of(SPACE, ["accuracy", "train_seconds"]).objectives)
+    history = history_of(past_of(SPACE).configurations, SPACE)
+    carried = {trial.configuration: trial.configuration for trial in history}
+    past = PastStudy.of("before", history, carried, space=SPACE, learned=learned, others=[seconds])
+    source = SourceModel.of(past, SPACE, seed=0)
+    cost = carried_cost(SPACE, seconds, past, 0, seed=0)
+    few = min(past.configurations, key=lambda one: len(one.adapted_layers))
+    many = max(past.configurations, key=lambda one: len(one.adapted_layers))
+    quick, slow = cost.losses([few, many], np.array([SPACE.features(one) for one in (few, many)]))
+    assert quick < slow
+    (begun,) = begun_from(problem_of(SPACE, ["accuracy", "train_seconds"]), [source], n=1)
+    assert accuracy_of(begun, SPACE) > np.median([accuracy_of(one, SPACE) for one in past.configurations])
 
 
 def test_a_belief_knows_its_sources() -> None:

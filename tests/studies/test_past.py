@@ -9,9 +9,11 @@ from transformers import AutoModel
 
 import autopeft
 from autopeft.errors import SpecError, StorageError
-from autopeft.search.initial_design import begun_from
+from autopeft.search.initial_design import FROM_SOURCES
 from autopeft.search.source_model import source_models
 from autopeft.search.trial import TrialState
+from autopeft.search.warm_design import begun_from
+from autopeft.studies.beginning import Beginning
 from autopeft.studies.bind import bind_study
 from autopeft.studies.load import load_spec
 from autopeft.studies.past import KEY, Past, find_past
@@ -100,7 +102,7 @@ def test_on_another_model_costs_are_those_of_that_model_and_guesses_are_told(
     assert told["from"] == [json.loads(json.dumps(one.to_json()))]
 
 
-def test_a_search_begins_with_the_front_of_its_source_and_keeps_it(project: Path) -> None:
+def test_a_search_begins_with_what_its_source_expects_most_of_and_keeps_it(project: Path) -> None:
     storage = "sqlite:///kept.db"
     autopeft.import_studies("old.autopeft", storage=storage)
     file = write_study(project, **NEW, search__from=["old"])
@@ -108,7 +110,8 @@ def test_a_search_begins_with_the_front_of_its_source_and_keeps_it(project: Path
     spec = load_spec(file)
     space = bind_study(spec).space
     past = find_past(spec, space, storage=storage)
-    begun = begun_from(source_models(past.rows, space, seed=spec.search.seed), n=4)
+    problem = Beginning(layers=None, past=past).problem(spec, space)
+    begun = begun_from(problem, source_models(past.rows, space, seed=spec.search.seed), n=FROM_SOURCES)
     tried = [trial.configuration for trial in study.history()]
     assert tried[: len(begun)] == list(begun)
     with StudyStorage.open(storage) as there:
