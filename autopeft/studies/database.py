@@ -196,7 +196,7 @@ def _check_tables(url: str, name: str, *, create: bool) -> bool:
         engine = create_engine(url)
     except ImportError as error:
         raise MissingExtraError(
-            f"storage {name}: the driver {error.name!r} is not installed", hint="pip install 'autopeft[postgres]'"
+            f"storage {name}: the driver {error.name!r} is not installed", hint="pip install 'autopeft[postgresql]'"
         ) from error
     try:
         found = frozenset(inspect(engine).get_table_names())
