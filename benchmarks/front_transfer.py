@@ -17,13 +17,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import torch
-from common import ROOT, write_rows
-from measured_table import MeasuredTable
+from common import write_rows
+from measured_table import table_parser
 from replay import Problem, search
 
 from autopeft.objectives.interval import bootstrap
@@ -114,15 +113,12 @@ def told(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, default=ROOT / "benchmarks" / "tables" / "minilm.npz")
-    parser.add_argument("--tasks", nargs="+", help="of the table; all when left out")
+    parser = table_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--trials", type=int, default=30)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    table = MeasuredTable.read(options.table)
-    problems = {task: Problem.of(table, task) for task in options.tasks or table.tasks}
+    problems = Problem.all_of(options.table, options.tasks)
     found: dict[str, list[Searched]] = {}
     with one_thread():
         for task, problem in problems.items():

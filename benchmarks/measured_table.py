@@ -1,5 +1,6 @@
 """A table of trained configurations as one compact file: who was trained, on what, and what every epoch measured."""
 
+import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+from common import ROOT
 from numpy.typing import NDArray
 
 from autopeft.objectives.measurement import Measurement
@@ -17,6 +19,14 @@ from autopeft.spaces.space import SearchSpace
 
 FACTS = ("train_loss", "train_seconds", "evaluation_seconds", "tokens", "peak_bytes")
 """What is kept of every epoch beside the metric."""
+
+
+def table_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser of what a script on a table is asked for: `--table` and `--tasks`, and what the caller adds."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, default=ROOT / "benchmarks" / "tables" / "minilm.npz")
+    parser.add_argument("--tasks", nargs="+", help="of the table; all when left out")
+    return parser
 
 
 @final

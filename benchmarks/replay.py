@@ -20,6 +20,7 @@ volume of the whole table when the table is used up, so that a small table flatt
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol, final
 
 import numpy as np
@@ -85,6 +86,15 @@ class Problem:
             configurations=tuple(space.assemble(table.values[index]) for index in rows),
             rows=tuple(tuple(found) for found in rows.values()),
         )
+
+    @classmethod
+    def all_of(
+        cls, path: Path, tasks: Sequence[str] | None = None, *, first: int | None = None
+    ) -> "dict[str, Problem]":
+        """The tasks of the table at `path`, or those of `tasks`, by name; `first` as in `of`."""
+        table = MeasuredTable.read(path)
+        space = table.space()
+        return {task: cls.of(table, task, space=space, first=first) for task in tasks or table.tasks}
 
     @property
     def epochs(self) -> int:

@@ -30,10 +30,10 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from common import RESULTS, ROOT, write_rows
+from common import RESULTS, write_rows
 from engines import ENGINES, NUTS, RANDOM, RECIPE, SLOW, WARM, Outcome, Synthetic, check_installed, replayed
 from joblib import Parallel, delayed
-from measured_table import MeasuredTable
+from measured_table import table_parser
 from replay import Problem
 
 from autopeft.errors import MissingExtraError
@@ -125,12 +125,7 @@ def worlds(options: argparse.Namespace) -> list[tuple[str, Run, dict[str, Any]]]
 
 def tasks_of(options: argparse.Namespace) -> list[tuple[str, Run, dict[str, Any]]]:
     """The tasks of the table; says which they are."""
-    measured = MeasuredTable.read(options.table)
-    space = measured.space()
-    problems = {
-        task: Problem.of(measured, task, space=space, first=options.configurations)
-        for task in options.tasks or measured.tasks
-    }
+    problems = Problem.all_of(options.table, options.tasks, first=options.configurations)
     names = list(problems)
     for task, problem in problems.items():
         print(f"{task}: {len(problem.configurations)} configurations", file=sys.stderr, flush=True)
@@ -269,10 +264,8 @@ def draw(task: str, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def read_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = table_parser(__doc__)
     parser.add_argument("--problem", choices=("table", "synthetic", "all"), default="all")
-    parser.add_argument("--table", type=Path, default=ROOT / "benchmarks" / "tables" / "minilm.npz")
-    parser.add_argument("--tasks", nargs="+", help="of the table; all when left out")
     parser.add_argument("--configurations", type=int, help="of the table, the first so many; all when left out")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--slow-seeds", type=int, default=20)

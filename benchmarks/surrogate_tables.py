@@ -8,12 +8,9 @@ seeds), root mean squared error over the table's spread, and the share of the ta
 noise. Then the task's best tenth by its means: by how many spreads it is better than the table's mean.
 """
 
-import argparse
-from pathlib import Path
-
 import numpy as np
-from common import ROOT, write_rows
-from measured_table import MeasuredTable
+from common import write_rows
+from measured_table import table_parser
 from numpy.typing import NDArray
 from replay import Problem
 from scipy.stats import rankdata
@@ -26,17 +23,14 @@ COLUMNS = ("rank_correlation", "error", "coverage", "gain_of_best_tenth")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, default=ROOT / "benchmarks" / "tables" / "minilm.npz")
+    parser = table_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=12)
     options = parser.parse_args()
-    measured = MeasuredTable.read(options.table)
-    space = measured.space()
     rows: list[dict[str, object]] = []
     print(f"{'task':8}{'n':>4}  {'process':8}{'rank':>7}{'error':>7}{'cover':>7}{'gain':>7}")
     with one_thread():
-        for task in measured.tasks:
-            problem = Problem.of(measured, task, space=space)
+        for task, problem in Problem.all_of(options.table, options.tasks).items():
+            space = problem.space
             x = np.array([space.features(one) for one in problem.configurations])
             for n in COUNTS:
                 for name, typical in (("told", space.lengthscales), ("untold", None)):

@@ -8,12 +8,9 @@ does not reach soon is not to be foreseen from configurations: the luck of singl
 tell apart. No engine is meant to be better, though one may be by chance.
 """
 
-import argparse
-from pathlib import Path
-
 import numpy as np
-from common import ROOT, write_rows
-from measured_table import MeasuredTable
+from common import write_rows
+from measured_table import table_parser
 from replay import Problem
 from search_quality import SHARES
 
@@ -24,14 +21,10 @@ from autopeft.search.surrogate import fit, one_thread
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, default=ROOT / "benchmarks" / "tables" / "minilm.npz")
+    parser = table_parser(__doc__)
     parser.add_argument("--trials", type=int, default=100)
     options = parser.parse_args()
-    measured = MeasuredTable.read(options.table)
-    space = measured.space()
-    for task in measured.tasks:
-        problem = Problem.of(measured, task, space=space)
+    for task, problem in Problem.all_of(options.table, options.tasks).items():
         with one_thread():
             volumes = searched(problem, options.trials)
         reached = {str(share): trials_to(volumes, share) for share in SHARES}
