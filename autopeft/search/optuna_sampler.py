@@ -10,6 +10,7 @@ expected hypervolume improvement is then exact. Failed trials are learned from.
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, final
 from zlib import crc32
 
@@ -24,11 +25,17 @@ from autopeft.errors import SpecError
 from autopeft.objectives.objective import Direction
 from autopeft.objectives.pareto import Array, non_dominated
 from autopeft.search.acquisition import FreeRegion
-from autopeft.search.candidates import best_candidate
+from autopeft.search.candidates import Score, best_candidate
 from autopeft.search.feasibility import Feasibility, feasible
 from autopeft.search.parameter_belief import Known, ParameterBelief
 from autopeft.search.parameter_space import Admits, ParameterSpace, Point
 from autopeft.search.surrogate import SurrogateError, one_thread
+
+SPREADS = (0.1, 0.05, 0.02, 0.01, 0.005)
+"""Deviations, as shares of a real parameter's range, of the draws around a candidate."""
+
+AROUND = 64
+"""Draws of each."""
 
 _DIRECTIONS = {StudyDirection.MINIMIZE: Direction.MINIMIZE, StudyDirection.MAXIMIZE: Direction.MAXIMIZE}
 
@@ -152,7 +159,21 @@ class AutoPeftSampler(BaseSampler):
             return chance * region.averaged_improvement(means, deviations, costs=costs)
 
         tried = {space.point(one.params) for one in others}
-        return best_candidate(space, score, parents=parents, excluded=tried, rng=rng)
+        found = best_candidate(space, score, parents=parents, excluded=tried, rng=rng)
+        return None if found is None else _refined(space, score, found, excluded=tried, rng=rng)
+
+
+def _refined(
+    space: ParameterSpace, score: Score[Point], found: Point, *, excluded: AbstractSet[Point], rng: np.random.Generator
+) -> Point:
+    """The best of `found` and of draws around the best so far, which close in: a local search's strides are coarse."""
+    best, value = found, float(score([found])[0])
+    for spread in SPREADS:
+        near = [one for one in space.around(best, rng, AROUND, spread=spread) if one not in excluded]
+        values = score(near) if near else np.empty(0)
+        if len(near) and values.max() > value:
+            best, value = near[int(np.argmax(values))], float(values.max())
+    return best
 
 
 def _has(trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]) -> bool:

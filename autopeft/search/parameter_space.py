@@ -106,6 +106,27 @@ class ParameterSpace:
         )
         return [one for one in near if self.admits(one)]
 
+    def around(self, point: Point, rng: np.random.Generator, n: int, *, spread: float) -> list[Point]:
+        """Up to `n` admitted points near `point`: normal steps of deviation `spread` in [0, 1] along its real axes.
+
+        Each of them moves along half of the axes, drawn anew. None where no axis is real.
+        """
+        real = np.array([isinstance(axis.domain, (Real, LogReal)) for axis in self.axes])
+        if not real.any():
+            return []
+        moved = real & (rng.random((n, len(real))) < 0.5)
+        vectors = np.clip(self.encode(point) + spread * moved * rng.standard_normal(moved.shape), 0.0, 1.0)
+        return [
+            one
+            for vector in vectors
+            if self.admits(
+                one := tuple(
+                    axis.at(float(unit)) if free else value
+                    for axis, unit, value, free in zip(self.axes, vector, point, real, strict=True)
+                )
+            )
+        ]
+
     def features(self, points: Sequence[Point]) -> Array:
         """`[n, f]` in [0, 1]: what the surrogate sees."""
         rows = [

@@ -81,6 +81,15 @@ def test_one_objective_is_expected_improvement() -> None:
     assert study.best_value > 0.6
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_real_parameters_are_found_more_finely_than_a_local_search_steps(seed: int) -> None:
+    best = np.array([0.3137, 0.6871])
+    study = optuna.create_study(sampler=AutoPeftSampler(seed=seed))
+    study.optimize(lambda trial: sum((trial.suggest_float(f"x{i}", 0, 1) - best[i]) ** 2 for i in range(2)), 25)
+    found = np.array([study.best_params[f"x{i}"] for i in range(2)])
+    assert np.abs(found - best).max() < 0.005
+
+
 def test_running_trials_keep_proposals_apart() -> None:
     study = run(AutoPeftSampler(seed=0, known={1: cost_of}), tuned, n=12)
     with quiet_optuna():

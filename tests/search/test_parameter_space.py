@@ -72,3 +72,30 @@ def test_an_unknown_distribution_is_named() -> None:
     other = type("Other", (BaseDistribution,), kept)
     with pytest.raises(TypeError, match="x: Other is no distribution"):
         ParameterSpace({"x": other()})
+
+
+def test_around_a_point_only_real_parameters_move_and_by_about_the_spread() -> None:
+    point = SPACE.decode(np.full(len(DISTRIBUTIONS), 0.5))
+    near = SPACE.around(point, np.random.default_rng(0), 400, spread=0.02)
+    moved = np.array([SPACE.encode(one) - SPACE.encode(point) for one in near])
+    real = np.array([axis.name in ("huge", "rate", "share", "wide") for axis in SPACE.axes])
+    assert len(near) == 400
+    assert not moved[:, ~real].any()
+    assert (np.abs(moved[:, real]) > 0).mean(axis=0) == pytest.approx(0.5, abs=0.1)
+    assert moved[:, real].std(axis=0) == pytest.approx(0.02 * 0.5**0.5, rel=0.2)
+    for one in near[:20]:
+        for name, value in SPACE.parameters(one).items():
+            assert DISTRIBUTIONS[name]._contains(DISTRIBUTIONS[name].to_internal_repr(value)), (name, value)
+
+
+def test_around_a_corner_nothing_leaves_the_space_and_nothing_refused_is_drawn() -> None:
+    space = ParameterSpace({"rate": DISTRIBUTIONS["rate"]}, admits=lambda one: one["rate"] > 2e-5)
+    (corner,) = (space.point({"rate": 2.1e-5}),)
+    near = space.around(corner, np.random.default_rng(0), 50, spread=0.1)
+    assert 5 < len(near) < 50
+    assert all(2e-5 < space.parameters(one)["rate"] <= 1e-1 for one in near)
+
+
+def test_without_real_parameters_there_is_nothing_around() -> None:
+    space = ParameterSpace({"category": DISTRIBUTIONS["category"], "rank": DISTRIBUTIONS["rank"]})
+    assert space.around(space.decode(np.full(2, 0.5)), np.random.default_rng(0), 10, spread=0.1) == []
