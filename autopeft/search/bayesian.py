@@ -68,9 +68,13 @@ class BayesianSearcher(AbstractSearcher):
             return []
         wanted = len(history) + len(but) + n
         if min(wanted, POOL) > len(self._design):
-            among = self._among(History()) if self._among else None
-            self._design = initial_design(self._problem, self._known(), size=2 * wanted, among=among)
+            self._design = initial_design(self._problem, self._known(), size=2 * wanted, among=self._from)
         return [one for one in self._design if one.id not in history.ids and one not in but][:n]
+
+    @cached_property
+    def _from(self) -> Sequence[Configuration] | None:
+        """What there was to choose from at the beginning, which a design must not lose as it is used."""
+        return None if self._among is None else tuple(self._among(History()))
 
     @cached_property
     def _largest(self) -> Configuration | None:

@@ -103,6 +103,18 @@ def test_it_keeps_to_what_there_is_to_choose_from() -> None:
     assert set(initial_design(problem_of(space), size=POOL, among=rows)) == set(rows)
 
 
+def test_a_design_of_given_configurations_stays_as_they_are_used_up() -> None:
+    space = space_of("mixed")
+    rows = list(dict.fromkeys(space.sample(np.random.default_rng(4), 40)))
+    left, problem = list(rows), problem_of(space)
+    searcher, history = BayesianSearcher(problem, among=lambda _: left), History()
+    for _ in range(DESIGN):
+        (asked,) = searcher.ask(history, 1)
+        left.remove(asked)
+        history = history_of([*(trial.configuration for trial in history), asked], space)
+    assert [trial.configuration for trial in history] == list(initial_design(problem, among=rows))
+
+
 def test_layers_that_mattered_elsewhere_are_tried_first() -> None:
     problem = problem_of(space_of("per-layer"), n_trials=100)
     last = problem.space.shape.n_layers - 1
