@@ -68,7 +68,8 @@ class BayesianSearcher(AbstractSearcher):
             return []
         wanted = len(history) + len(but) + n
         if min(wanted, POOL) > len(self._design):
-            self._design = initial_design(self._problem, self._known(), size=2 * wanted, among=self._from)
+            with one_thread():
+                self._design = initial_design(self._problem, self._known(), size=2 * wanted, among=self._from)
         return [one for one in self._design if one.id not in history.ids and one not in but][:n]
 
     @cached_property

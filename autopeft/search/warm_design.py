@@ -1,5 +1,6 @@
 """The first trials of a search that has past studies: what these expect most of, anywhere in its space."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,10 @@ from autopeft.search.costs import carried_cost
 from autopeft.search.dearest import dearest
 from autopeft.search.searcher import SearchProblem
 from autopeft.search.source_model import SourceModel
+from autopeft.search.surrogate import SurrogateError
 from autopeft.spaces.configuration import Configuration
+
+_LOG = logging.getLogger(__name__)
 
 
 def begun_from(
@@ -43,7 +47,11 @@ def begun_from(
         if found is None:
             break
         chosen.append(found)
-        beliefs = [one.fantasise([found]) for one in beliefs]
+        try:
+            beliefs = [one.fantasise([found]) for one in beliefs]
+        except SurrogateError as error:
+            _LOG.info("the sources tell of no more than %d to begin with: %s", len(chosen), error)
+            break
     return tuple(chosen)
 
 

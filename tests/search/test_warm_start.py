@@ -255,6 +255,16 @@ def test_of_given_configurations_the_expected_ones_are_begun_with() -> None:
     assert begun[0] != begun_from(problem, [model(reverse)], n=1, among=rows)[0]
 
 
+def test_a_source_whose_process_becomes_singular_is_asked_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    def singular(self: Belief, pending: Sequence[Configuration]) -> Belief:
+        raise SurrogateError("kernel matrix of 41 observations")
+
+    problem, source = problem_of(SPACE), model()
+    monkeypatch.setattr(Belief, "fantasise", singular)
+    assert begun_from(problem, [source], n=2) == begun_from(problem, [source], n=1) != ()
+    assert len(initial_design(replace(problem, past=(source.past,)), [source])) == DESIGN
+
+
 def test_a_cost_that_only_the_source_measured_is_learned_from_it() -> None:
     learned, seconds = ordered(problem_of(SPACE, ["accuracy", "train_seconds"]).objectives)
     history = history_of(past_of(SPACE).configurations, SPACE)
