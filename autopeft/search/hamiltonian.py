@@ -13,10 +13,12 @@ from scipy.linalg import LinAlgError
 from autopeft.objectives.pareto import Array
 from autopeft.search.hyperparameters import Density, Hyperparameters, Prior, likeliest
 
-PRIOR = Prior(lengthscales=(float(np.log(1.2)), 1.2), noise=(-7.0, 2.0))
-"""That of the draws. Whether outcomes are exact is left open: half of it is below a thousandth of their variance. The
-prior made to be maximised has its mode where length-scales should be, but half its mass beyond four times the root of
-the dimension, where every function is nearly flat and its shape is taken for noise."""
+PRIOR = Prior(lengthscales=(float(np.log(1.2)), 1.2), noise=(-5.0, 1.0))
+"""That of the draws. The prior made to be maximised has its mode where length-scales should be, but half its mass
+beyond four times the root of the dimension, where every function is nearly flat and its shape is taken for noise."""
+
+OF_ANYTHING = Prior(lengthscales=PRIOR.lengthscales, noise=(-7.0, 2.0))
+"""That where not even this is known, whether outcomes are noisy: half of it is below a thousandth of their variance."""
 
 OF_TRAININGS = Prior(lengthscales=PRIOR.lengthscales, noise=(-3.0, 1.5))
 """That of the draws where typical length-scales are given, as a search space does: outcomes then are those of
@@ -32,7 +34,15 @@ _JITTER = 0.3
 
 
 def draws(
-    x: Array, z: Array, *, n: int, thinning: int, seed: int, typical: Array | None = None, noise: float = 0.0
+    x: Array,
+    z: Array,
+    *,
+    n: int,
+    thinning: int,
+    seed: int,
+    typical: Array | None = None,
+    noise: float = 0.0,
+    prior: Prior | None = None,
 ) -> tuple[Hyperparameters, ...]:
     """`n` draws from the posterior of the hyper-parameters; deterministic in the seed.
 
@@ -48,6 +58,7 @@ def draws(
         seed: Of the chain.
         typical: As of `Density`.
         noise: Noise variance, standardised like `z`, that none of the draws is below.
+        prior: None for `PRIOR`, or with `typical` length-scales `OF_TRAININGS`.
 
     Raises:
         LinAlgError: No start has a finite density.
@@ -55,7 +66,7 @@ def draws(
     Source: Neal 2011, "MCMC using Hamiltonian dynamics". Cost: 8 densities a transition.
     """
     rng, few = np.random.default_rng([seed, 0x4A3C]), spread(len(x), TUNED_ON)
-    prior = PRIOR if typical is None else OF_TRAININGS
+    prior = prior or (PRIOR if typical is None else OF_TRAININGS)
     chain = _Chain(
         Density(x[few], z[few], prior=prior, typical=typical, least_noise=noise),
         at=likeliest(x[few], z[few], typical=typical, least_noise=noise).vector,

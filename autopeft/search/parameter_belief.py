@@ -11,6 +11,7 @@ from autopeft.errors import SpecError
 from autopeft.objectives.objective import Direction, Knowledge, Objective
 from autopeft.objectives.pareto import Array
 from autopeft.objectives.reference import outlier_limit, reference_point
+from autopeft.search.hamiltonian import OF_ANYTHING
 from autopeft.search.parameter_space import ParameterSpace, Point
 from autopeft.search.surrogate import Averaged, fit
 
@@ -69,7 +70,7 @@ class ParameterBelief:
             learned = np.vstack([measured, expected[:, None]])
         belief = cls(
             space=space,
-            processes=tuple(fit(x, learned[:, at], seed=seed) for at in range(u)),
+            processes=tuple(fit(x, learned[:, at], seed=seed, prior=OF_ANYTHING) for at in range(u)),
             known=tuple(_loss(objectives[at], known[at]) for at in order[u:]),
             origin=origin,
             scale=reference_point(measured, [objectives[at] for at in order]) - origin,

@@ -15,7 +15,7 @@ from scipy.linalg import LinAlgError, cho_solve, cholesky, solve_triangular
 from autopeft.errors import AutoPeftError
 from autopeft.objectives.pareto import Array
 from autopeft.search.hamiltonian import draws, spread
-from autopeft.search.hyperparameters import Hyperparameters
+from autopeft.search.hyperparameters import Hyperparameters, Prior
 
 REFRESH_ABOVE = 50
 """Observations from which on the hyper-parameters are found again only when there are a tenth more."""
@@ -146,7 +146,9 @@ def condition(
     )
 
 
-def fit(x: Array, y: Array, *, seed: int, typical: Array | None = None, noise: float = 0.0) -> Averaged:
+def fit(
+    x: Array, y: Array, *, seed: int, typical: Array | None = None, noise: float = 0.0, prior: Prior | None = None
+) -> Averaged:
     """The posterior of a process given outcomes `y` at `x`, averaged over its hyper-parameters (`hamiltonian.draws`).
 
     Outcomes are standardised; a constant outcome is fitted as one, with unit scale. Twelve draws are taken, six above
@@ -159,6 +161,7 @@ def fit(x: Array, y: Array, *, seed: int, typical: Array | None = None, noise: f
         seed: Of the draws.
         typical: `[d]` length-scales to be expected of inputs of which something is known (`SearchSpace.lengthscales`).
         noise: Variance of the outcomes at one input, where it was measured: the draws' own is not below it.
+        prior: Of the hyper-parameters; None as for `hamiltonian.draws`.
 
     Raises:
         SurrogateError: The fit failed, the kernel matrix is singular, or something is not finite.
@@ -168,7 +171,9 @@ def fit(x: Array, y: Array, *, seed: int, typical: Array | None = None, noise: f
     first = _refreshed_at(len(x))
     z, _, scale = _standardised(y[:first])
     scales = None if typical is None else tuple(map(float, typical))
-    drawn = _remembered(x[:first].tobytes(), z.tobytes(), n=first, seed=seed, typical=scales, noise=noise / scale**2)
+    drawn = _remembered(
+        x[:first].tobytes(), z.tobytes(), n=first, seed=seed, typical=scales, noise=noise / scale**2, prior=prior
+    )
     z, location, scale = _standardised(y)
     return Averaged(each=tuple(condition(one, x, z, location=location, scale=scale) for one in drawn))
 
@@ -190,7 +195,7 @@ def _refreshed_at(n: int) -> int:
 
 @lru_cache(maxsize=16)
 def _remembered(
-    x: bytes, z: bytes, *, n: int, seed: int, typical: tuple[float, ...] | None, noise: float
+    x: bytes, z: bytes, *, n: int, seed: int, typical: tuple[float, ...] | None, noise: float, prior: Prior | None
 ) -> tuple[Hyperparameters, ...]:
     """`draws` for the float64 arrays with these bytes; they take up to a second, so those of equal ones are kept."""
     rows = spread(n, LEARNED_FROM)
@@ -198,7 +203,7 @@ def _remembered(
     count, thinning = (12, 3) if n <= _MANY else (6, 2)
     scales = None if typical is None else np.array(typical)
     try:
-        return draws(inputs, outcomes, n=count, thinning=thinning, seed=seed, typical=scales, noise=noise)
+        return draws(inputs, outcomes, n=count, thinning=thinning, seed=seed, typical=scales, noise=noise, prior=prior)
     except (LinAlgError, ValueError) as error:
         raise SurrogateError(f"fit to {n} observations: {error}") from error
 
