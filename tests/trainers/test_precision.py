@@ -27,6 +27,13 @@ def test_the_processor_is_asked_what_it_has(monkeypatch: pytest.MonkeyPatch) -> 
     assert not precision.has_fast_bfloat16(torch.device("meta"))
 
 
+def test_on_an_intel_processor_only_tiles_make_bfloat16_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"avx512_bf16": True, "cpu_name": "Intel Xeon"}
+    for more, fast in (({}, False), ({"amx_bf16": True}, True), ({"cpu_name": "AMD EPYC"}, True)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda more=more: found | more, raising=False)
+        assert precision.has_fast_bfloat16(CPU) is fast
+
+
 def test_short_rows_in_bfloat16_take_eager_attention_on_a_cpu() -> None:
     def attention(length: int, **given: str) -> str | None:
         return fit_model(ModelSpec(name="m", **given), "bfloat16", device=CPU, max_length=length).attention
