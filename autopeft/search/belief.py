@@ -118,9 +118,14 @@ class Belief:
         """Configurations that are non-dominated as believed."""
         return tuple(self.evaluated[index] for index in np.flatnonzero(non_dominated(self.losses)))
 
-    def improvement(self) -> "Improvement":
-        """The acquisition of this belief."""
-        return Improvement(belief=self, region=FreeRegion.of(self.losses, np.ones(self.losses.shape[1])))
+    def improvement(self, *, certain: bool = False) -> "Improvement":
+        """The acquisition of this belief.
+
+        Args:
+            certain: What configurations gain if they come out at their means.
+        """
+        region = FreeRegion.of(self.losses, np.ones(self.losses.shape[1]))
+        return Improvement(belief=self, region=region, certain=certain)
 
     def _denoised(self, points: Sequence[FrontPoint], measured: Array) -> Array:
         if self.process is None:
@@ -158,10 +163,14 @@ class Improvement:
 
     belief: Belief
     region: FreeRegion
+    certain: bool = False
 
     def __call__(self, configurations: Sequence[Configuration]) -> Array:
         """`[n]` expected gains; with nothing uncertain, cheaper ones win among those that gain nothing."""
         means, deviations, costs = self.belief._predict(configurations)
+        if self.certain:
+            means = means.mean(axis=0, keepdims=True)
+            deviations = np.zeros_like(means)
         gains = self.region.averaged_improvement(means, deviations, costs=costs)
         return gains if self.belief.process is not None else gains - _TIE_BREAK * (means[0] + costs.sum(axis=1))
 

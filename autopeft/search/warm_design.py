@@ -25,11 +25,12 @@ def begun_from(
     n: int,
     among: Sequence[Configuration] | None = None,
 ) -> tuple[Configuration, ...]:
-    """`n` configurations of largest expected improvement, each by what one of the sources says, these taking turns.
+    """`n` configurations that gain most hypervolume, each by what one of the sources expects, these taking turns.
 
     A source is asked as if its task were this one and nothing had been tried but what was chosen before. So its own
     trials do not bound what is begun with: a better configuration that it did not try is found where its surrogate
-    expects one.
+    expects one. Gains are those of its means. What it is not sure of would make a noisy source ask twice for nearly the
+    same, beside which there may always be something better.
 
     Args:
         problem: What is searched.
@@ -85,7 +86,7 @@ def _best(
     among: Sequence[Configuration] | None,
     rng: np.random.Generator,
 ) -> Configuration | None:
-    score, excluded = belief.improvement(), set(chosen)
+    score, excluded = belief.improvement(certain=True), set(chosen)
     if among is None:
         return best_candidate(problem.space, score, parents=source.past.configurations, excluded=excluded, rng=rng)
     left = [one for one in among if one not in excluded]

@@ -215,6 +215,22 @@ def test_two_that_a_source_expects_most_of_are_worth_as_much_as_any_two_of_its_f
     assert np.mean(worth) > 0.98, worth
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_of_a_noisy_source_the_front_that_it_expects_is_begun_with(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    source = SourceModel.of(past_of(SPACE, change=lambda value: value + 0.2 * rng.standard_normal()), SPACE, seed=0)
+    problem, tried = problem_of(SPACE, ["accuracy", "parameters"]), source.past.configurations
+    parameters = [float(SPACE.parameters(one)) for one in (*tried, dearest_of(SPACE))]
+    corner = reference_point(np.column_stack([[*source.seen, source.seen.max()], parameters]), problem.objectives)
+
+    def expected(configurations: Sequence[Configuration]) -> float:
+        means, _ = source.process.posterior(np.array([SPACE.features(one) for one in configurations]))
+        return hypervolume(np.column_stack([means, [SPACE.parameters(one) for one in configurations]]), corner)
+
+    begun = begun_from(problem, [source], n=2)
+    assert expected(begun) >= max(expected((begun[0], one)) for one in tried) > expected(begun[:1])
+
+
 def test_costs_that_this_study_knows_are_its_own() -> None:
     past = past_of(SPACE)
     assert past.costs[:, 0].tolist() == [SPACE.parameters(one) for one in past.configurations]
