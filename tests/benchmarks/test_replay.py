@@ -15,6 +15,7 @@ from measured_table import MeasuredTable
 from replay import Problem, Step, curves, search
 from suggestion_time import encoder
 
+from autopeft.errors import SpecError
 from autopeft.search.scheduler import RunAll
 from autopeft.search.searcher import SearchProblem
 from autopeft.search.table import make_searcher
@@ -193,6 +194,27 @@ def test_the_last_row_of_each_engine_is_shown_with_its_share_of_randoms_trials(
     assert shown[1].split()[0] == "random"
     assert shown[1].split()[4] == "1.00"
     assert search_quality.draw("a", rows).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("tasks", [None, ["a"]])
+def test_a_warm_search_begins_from_another_task_whichever_are_searched(
+    table: MeasuredTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tasks: list[str] | None
+) -> None:
+    table.write(tmp_path / "table.npz")
+    sources: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        search_quality, "replayed", lambda _, at, source, **rest: sources.append((at.name, source.name))
+    )
+    options = argparse.Namespace(
+        table=tmp_path / "table.npz", tasks=tasks, configurations=None, trials=3, problem="table"
+    )
+    for world in search_quality.worlds(options):
+        assert world.fits(engines.WARM)
+        world.run(engines.WARM, 0)
+    assert sources == ([("a", "b"), ("b", "a")] if tasks is None else [("a", "b")])
+    options.tasks = ["c"]
+    with pytest.raises(SpecError, match=r"--tasks: .* has no task c"):
+        search_quality.worlds(options)
 
 
 def test_a_front_that_is_moved_is_what_its_search_saw_and_is_worth_its_means_there(table: MeasuredTable) -> None:

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 import trained_table
 from suggestion_time import encoder
+from table_plans import PLANS
 
 from autopeft.errors import SpecError
 
 TABLE = measured_table.MeasuredTable
+TABLES = trained_table.ROOT / "benchmarks" / "tables"
+SPACE = PLANS["minilm"].space
 
 
 def about(**changes: object) -> dict[str, Any]:
     return {
-        "space": dict(trained_table.SPACE),
+        "space": dict(SPACE),
         "settings": {"epochs": 3},
         "metrics": {"trec": "accuracy", "sst2": "accuracy"},
         "train_rows": {"trec": 400, "sst2": 256},
@@ -30,7 +33,7 @@ def about(**changes: object) -> dict[str, Any]:
 
 
 def row(task: str, index: int, seed: int, *, n_epochs: int = 3) -> dict[str, Any]:
-    chosen = trained_table.drawn(trained_table.bound(encoder(6)), index + 1)[index]
+    chosen = trained_table.drawn(trained_table.bound(encoder(6), SPACE), index + 1)[index]
     measurements = [
         {
             "epoch": epoch,
@@ -58,14 +61,14 @@ def folder_of(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def test_tasks_and_seeds_take_turns_and_a_longer_plan_begins_with_the_shorter() -> None:
-    short, long = (list(trained_table.plan(n, ["a", "b"])) for n in (12, 24))
+    short, long = (list(trained_table.turns(n, ["a", "b"])) for n in (12, 24))
     assert short[:6] == [("a", 0, 0), ("b", 0, 0), ("a", 0, 1), ("b", 0, 1), ("a", 0, 2), ("b", 0, 2)]
     assert short == long[: len(short)]
     assert len(short) == 2 * (12 + 2 * 2)
 
 
 def test_a_longer_list_of_configurations_begins_with_the_shorter() -> None:
-    space = trained_table.bound(encoder(6))
+    space = trained_table.bound(encoder(6), SPACE)
     short, long = trained_table.drawn(space, 5), trained_table.drawn(space, 9)
     assert short == long[:5]
     assert len({one.id for one in long}) == 9
@@ -130,10 +133,20 @@ def test_rows_of_something_else_are_refused_and_another_task_is_added(tmp_path: 
     assert found["train_rows"]["sst2"] == 256
 
 
-def test_the_table_that_is_there_is_of_the_space_that_the_script_draws_from() -> None:
-    table = TABLE.read(trained_table.ROOT / "benchmarks" / "tables" / "minilm.npz")
+def test_a_task_of_another_plan_is_refused() -> None:
+    assert trained_table.tasks_of(PLANS["minilm"], None) == ["trec", "sst2", "mr"]
+    assert trained_table.tasks_of(PLANS["minilm"], ["cola"]) == ["cola"]
+    with pytest.raises(SpecError, match="--tasks: trec is of another plan"):
+        trained_table.tasks_of(PLANS["docstrings"], ["trec"])
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(TABLES.glob("*.npz"))])
+def test_the_table_that_is_there_is_of_the_plan_that_the_script_trains(name: str) -> None:
+    plan, table = PLANS[name], TABLE.read(TABLES / f"{name}.npz")
     space = table.space()
-    assert table.about["space"] == trained_table.SPACE
+    assert table.about["space"] == plan.space
+    assert table.about["train_rows"] == {task: plan.tasks[task].train_rows for task in plan.usual}
+    assert table.about["settings"]["epochs"] == plan.settings.epochs == table.epochs.shape[1]
     configurations = table.configurations(space)
     assert configurations == trained_table.drawn(space, len(configurations))
     whole = np.isfinite(table.epochs[:, -1, 0])
