@@ -54,6 +54,7 @@ class MlflowCourier:
             self._experiment = self._find_experiment(client)
             known = self._outbox.runs()
             live = self._live_runs(client)
+            self._name_view(client)
         gone = [key for key, run in known.items() if key not in live or live[key].run_id != run.run_id]
         if gone:
             self._outbox.forget(
@@ -66,8 +67,6 @@ class MlflowCourier:
         self._runs = dict(live)
         self._sent_metrics.clear()
         self._base = None
-        with translated(self._uri):
-            self._name_view(client)
         return bool(gone)
 
     def deliver(self, note: Note) -> None:

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import shutil
@@ -463,6 +464,22 @@ def courier(uri: str, outbox: Path) -> MlflowCourier:
     made = MlflowCourier(uri, Outbox(outbox, target=uri, study=INFO.name), info=INFO)
     made.connect()
     return made
+
+
+def test_two_that_connect_do_not_name_the_view_at_once(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, set_tag = list[str](), mlflow.MlflowClient.set_experiment_tag
+
+    def alone(client: object, experiment: str, key: str, value: str) -> None:
+        with (tmp_path / "o.db.lock").open("w") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        set_tag(client, experiment, key, value)
+        named.append(key)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_experiment_tag", alone)
+    courier(uri, tmp_path / "o.db")
+    assert VIEW_TAG in named
 
 
 def test_two_that_bring_the_same_notes_make_each_run_once(uri: str, tmp_path: Path) -> None:
