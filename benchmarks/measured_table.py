@@ -24,9 +24,15 @@ FACTS = ("train_loss", "train_seconds", "evaluation_seconds", "tokens", "peak_by
 def table_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser of what a script on a table is asked for: `--table` and `--tasks`, and what the caller adds."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, default=ROOT / "benchmarks" / "tables" / "minilm.npz")
+    parser.add_argument("--table", type=_file, default=ROOT / "benchmarks" / "tables" / "minilm.npz")
     parser.add_argument("--tasks", nargs="+", help="of the table; all when left out")
     return parser
+
+
+def _file(path: str) -> Path:
+    if not Path(path).is_file():
+        raise argparse.ArgumentTypeError(f"no such file {path}; trained_table.py --pack writes one")
+    return Path(path)
 
 
 @final

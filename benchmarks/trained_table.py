@@ -88,11 +88,9 @@ def train_all(plan: Plan, folder: Path, options: argparse.Namespace) -> None:
         steps = [step for step in turns(len(configurations), tasks) if step not in known]
         for done, (task, index, seed) in enumerate(steps, start=1):
             row = trained(trainers[task], configurations[index], seed=seed, epochs=plan.settings.epochs)
-            row = {"task": task, "index": index, "seed": seed, "id": configurations[index].id, **row}
-            append(file, row)
-            print(
-                f"{done} of {len(steps)}: {task} {index} seed {seed} {told(row, plan.tasks[task].metric)}", flush=True
-            )
+            append(file, {"task": task, "index": index, "seed": seed, "id": configurations[index].id, **row})
+            said = told(row, plan.tasks[task].metric)
+            print(f"{done} of {len(steps)}: {task} {index} seed {seed} {said}", flush=True)
 
 
 def tasks_of(plan: Plan, named: Sequence[str] | None) -> list[str]:

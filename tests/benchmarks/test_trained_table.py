@@ -1,5 +1,6 @@
 """The script that trains a table: its plan, what it goes on from, and the file that it packs."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import trained_table
 from suggestion_time import encoder
-from table_plans import PLANS
+from table_plans import PLANS, data_folder
 
 from autopeft.errors import SpecError
 
@@ -154,3 +155,14 @@ def test_the_table_that_is_there_is_of_the_plan_that_the_script_trains(name: str
     counts = np.array([space.parameters(one) for one in configurations])
     np.testing.assert_array_equal(table.parameters[whole], counts[table.index[whole]])
     assert ((table.epochs[whole][:, :, 0] >= 0) & (table.epochs[whole][:, :, 0] <= 1)).all()
+
+
+def test_docstrings_are_collected_with_the_columns_that_the_plan_names(tmp_path: Path) -> None:
+    plan = PLANS["docstrings"]
+    spec = plan.spec("docstrings", data_folder("docstrings", tmp_path))
+    for path, least in ((spec.data.train, spec.data.max_train_rows), (spec.data.validation, plan.validation_rows)):
+        with open(str(path), newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert set(rows[0]) == {*spec.text, spec.label}
+        assert least is not None
+        assert len(rows) >= least
