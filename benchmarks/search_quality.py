@@ -61,7 +61,7 @@ def main() -> None:
                 row = world.about | row_of(world.task, engine, searched(engine, world.run, options), options)
                 print(write_rows("search_quality", [row]), engine, row["trials_to"], flush=True)
             elif options.engines:
-                print(f"left out: {engine} cannot be run on {world.task} alone", file=sys.stderr)
+                print(f"left out: {engine} cannot be run on {world.task}", file=sys.stderr)
         rows = latest(world.task, world.about, options)
         if rows:
             print(table(rows), draw(world.task, rows), sep="\n", flush=True)
